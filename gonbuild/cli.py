@@ -1,0 +1,394 @@
+"""Owns the command line and all that is printed; decides nothing that a game's own tool could not ask for too."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gonbuild.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_MACHINE,
+    EXIT_UNFINISHED,
+    GonbuildError,
+    InputError,
+    MachineError,
+    Problem,
+)
+
+if TYPE_CHECKING:
+    from gonbuild.pipeline import Project
+    from gonbuild.plan import Plan, Step
+    from gonbuild.records import Judged
+
+DESCRIPTION = """\
+Builds the story packs of a card game. Cards and templates go in, a LoRA adapter is trained or reused, candidate
+stories are sampled, filtered and chosen, and JSON and Markdown packs come out. What has not changed stays as it is,
+to the byte; `gonbuild plan` says what would change, and why."""
+
+EPILOG = """\
+files:
+  cards/*.yaml               the decks                templates/            prompts and the Markdown pack
+  cards/examples/*.jsonl     more training stories    pyproject.toml        settings, under [tool.gonbuild]
+  build/packs/               the packs, committed     build/stories.lock.jsonl   what each was made from, committed
+  build/cache/               adapters, candidates     build/report/         what was dropped, and why
+
+exit codes:
+  0  done                    1  cards without enough good stories, or `check` found stale packs
+  2  the input is wrong      3  this machine can't (disk, GPU, model missing)      130  interrupted
+
+environment:
+  GONBUILD_PROFILE  the profile, as --profile         GONBUILD_CACHE   the cache's folder, else build/cache
+
+examples:
+  gonbuild stories                       bring the packs up to date
+  gonbuild plan                          what would be done, and why
+  gonbuild stories --refresh bao-ve-001  ask for new stories of one card
+  gonbuild try "Tên thẻ: Vớt Rác Trên Hồ. Loại: Bảo Vệ. Hiệu ứng: +2 điểm cho Sông"
+"""
+
+
+def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "Project"] | None = None) -> int:
+    """Runs one command and returns its exit code; every error ends here, as one line or more on stderr.
+
+    `load` opens the project of a folder with a profile; by default `gonbuild.load_project` does.
+    """
+    args = _parser().parse_args(argv)
+    args.load = load
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is kept", EXIT_INTERRUPTED, args)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        return EXIT_DONE
+    except GonbuildError as e:
+        return _fail(str(e), e.exit_code, args)
+    except OSError as e:
+        where = str(e.filename or "")
+        return _fail(str(MachineError(Problem(where, str(e.strerror or e)))), EXIT_MACHINE, args)
+    except Exception as e:
+        what = f"internal error: {type(e).__name__}: {e}. --debug shows where; please report it."
+        return _fail(what, EXIT_MACHINE, args)
+    return code
+
+
+def _fail(text: str, code: int, args: argparse.Namespace) -> int:
+    if args.debug:
+        traceback.print_exc()
+    for line in text.splitlines():
+        print(f"gonbuild: {_visible(line)}", file=sys.stderr)
+    return code
+
+
+def _visible(text: str) -> str:
+    """Shows control characters as escapes: card text must not steer a terminal."""
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("common options")
+    group.add_argument("--root", metavar="DIR", default=".", help="the project's folder (default: this one)")
+    group.add_argument("--profile", help="nano (anywhere) or mistral-7b (wants a GPU); overrides the settings")
+    group.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("gonbuild", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        first, _, rest = text.partition("\n")
+        sub = commands.add_parser(
+            name, parents=[common], help=first, description=f"{first}\n{textwrap.dedent(rest)}", formatter_class=raw
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    for name, run, text in (
+        ("stories", _stories, "bring the packs up to date\nTrains the adapter only if a stale card needs candidates."),
+        ("plan", _plan, "say what `stories` would do, and why; changes nothing"),
+    ):
+        command(name, run, text).add_argument(
+            "--refresh", nargs="+", metavar="CARD", default=[], help="cards to make anew, or `all`"
+        )
+    command("check", _check, "exit 1 if the packs are stale; needs no model and no network")
+    why = command("why", _why, "tell a card's story: its inputs, adapter, scores, and what was dropped")
+    why.add_argument("card", help="id of a card")
+    command("train", _train, "train the adapter, unless the cache holds it")
+    command("eval", _eval, "measure base and adapter on held-out cards; writes build/report/eval.json and eval.md")
+    try_ = command("try", _try, "print candidates for one card with their verdicts; writes no pack")
+    try_.add_argument("card", help="id of a card, or 'Tên thẻ: ... Loại: ... Hiệu ứng: ...'")
+    try_.add_argument("-n", type=int, default=8, metavar="N", help="candidates (default: 8)")
+    import_ = command("import", _import, "read a chat-format training file into cards/examples")
+    import_.add_argument("file", help='JSON Lines: {"messages": [{"role", "content"}, ...]} each')
+    import_.add_argument("--force", action="store_true", help="overwrite cards/examples/NAME.jsonl")
+    export = command("export", _export, "write the adapter, or the training stories, for other tools")
+    export.add_argument("what", choices=["adapter", "chat"], help="adapter: a PEFT folder; chat: a JSON Lines file")
+    export.add_argument("to", metavar="PATH", help="folder or file to write; it must not exist yet")
+    schema = command("schema", _schema, "print a JSON Schema for editors, or the settings table")
+    schema.add_argument("what", choices=["cards", "settings", "table"], nargs="?", default="cards")
+    command("doctor", _doctor, "say what this machine can run")
+    cache = command("cache", _cache, "list what is kept, or clear it")
+    cache.add_argument("what", choices=["list", "clear"], nargs="?", default="list")
+    return parser
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def _project(args: argparse.Namespace) -> "Project":
+    from gonbuild.pipeline import load_project
+
+    project: Project = (args.load or load_project)(args.root, args.profile)
+    project.store.warn = lambda line: print(f"gonbuild: {line}", file=sys.stderr)
+    return project
+
+
+def _stories(args: argparse.Namespace) -> int:
+    project = _project(args)
+    with Bars() as progress:
+        built = project.build(args.refresh, progress)
+    _print_plan(built.plan)
+    if built.plan.changes:
+        print(f"{_count(len(built.stories), 'card')} made; see build/packs/stories.md and `git diff build/packs`.")
+    return _say_short(built.short)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    plan = _project(args).plan(args.refresh)
+    _print_plan(plan)
+    return _say_short(plan.short)
+
+
+def _check(args: argparse.Namespace) -> int:
+    plan = _project(args).plan()
+    _print_plan(plan)
+    if plan.changes:
+        print("The packs are stale. Run `make stories` and commit build/.", file=sys.stderr)
+        return EXIT_UNFINISHED
+    return _say_short(plan.short)
+
+
+def _why(args: argparse.Namespace) -> int:
+    for line in _project(args).why(args.card):
+        print(_visible(line))
+    return EXIT_DONE
+
+
+def _train(args: argparse.Namespace) -> int:
+    project = _project(args)
+    with Bars() as progress:
+        folder = project.train(progress)
+    print(f"adapter {folder.name[:8]} is in {_short_path(folder)}")
+    return EXIT_DONE
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from gonbuild.report import eval_markdown
+
+    project = _project(args)
+    with Bars() as progress:
+        figures = project.evaluate(progress)
+    print(eval_markdown(figures), end="")
+    return EXIT_DONE
+
+
+def _try(args: argparse.Namespace) -> int:
+    from gonbuild.chat import parse_card_text
+
+    project = _project(args)
+    if args.n < 1:
+        raise InputError(Problem("-n", f"is {args.n}", "Wanted 1 or more."))
+    card = parse_card_text(args.card) if ":" in args.card else args.card
+    with Bars() as progress:
+        judged = project.try_card(card, args.n, progress)
+    for j in judged:
+        print(_candidate_line(j))
+    print(f"{sum(j.kept for j in judged)} of {len(judged)} pass")
+    return EXIT_DONE
+
+
+def _import(args: argparse.Namespace) -> int:
+    from gonbuild.cards import examples_jsonl
+    from gonbuild.chat import import_chat
+    from gonbuild.store import write_aside
+
+    root, source = Path(_project(args).root), Path(args.file)
+    found = import_chat(source.read_bytes(), args.file)
+    for problem in found.unplaced:
+        print(f"not placed: {_visible(str(problem))}", file=sys.stderr)
+    if not found.cards:
+        raise InputError(Problem(args.file, "holds no story that could be placed", "Wanted chat-format JSON Lines."))
+    target = root / "cards" / "examples" / f"{source.stem}.jsonl"
+    if target.exists() and not args.force:
+        raise InputError(Problem(_short_path(target), "is there already", "--force overwrites it."))
+    write_aside(target, examples_jsonl(found.cards).encode())
+    stories = sum(len(card.examples) for card in found.cards)
+    print(f"{stories} stories of {_count(len(found.cards), 'card')} -> {_short_path(target)}; "
+          f"{_count(len({p.where for p in found.unplaced}), 'line')} not placed")  # fmt: skip
+    return EXIT_DONE
+
+
+def _export(args: argparse.Namespace) -> int:
+    import shutil
+
+    from gonbuild.dataset import chat_jsonl
+    from gonbuild.store import write_aside
+
+    project, target = _project(args), Path(args.to)
+    if target.exists():
+        raise InputError(Problem(args.to, "is there already", "Name a path that is free."))
+    if args.what == "adapter":
+        with Bars() as progress:
+            folder = project.train(progress)
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("manifest.json"))
+    else:
+        write_aside(target, chat_jsonl(project.workspace().library.cards).encode())
+    print(f"wrote {args.to}")
+    return EXIT_DONE
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from gonbuild.cards import card_schema
+    from gonbuild.settings import Settings, settings_table
+
+    if args.what == "table":
+        print(settings_table(), end="")
+        return EXIT_DONE
+    schema = card_schema() if args.what == "cards" else Settings.model_json_schema()
+    print(json.dumps(schema, ensure_ascii=False, indent=2))
+    return EXIT_DONE
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    project = _project(args)
+    machine, profiles = project.models.examine()
+    for name, value in machine.items():
+        print(f"{name:<22} {value}")
+    for name, missing in profiles.items():
+        print(f"profile {name:<14} {'runs here' if not missing else 'cannot run here: ' + '; '.join(missing)}")
+    return EXIT_DONE
+
+
+def _cache(args: argparse.Namespace) -> int:
+    store = _project(args).store
+    if args.what == "clear":
+        store.clear()
+        print(f"cleared {_short_path(store.root)}")
+        return EXIT_DONE
+    entries = store.entries()
+    for entry in entries:
+        print(f"{entry.kind:<12} {entry.key[:16]}  {entry.size / 1e6:9.2f} MB")
+    print(f"{_count(len(entries), 'entry', 'entries')}, {sum(e.size for e in entries) / 1e6:.1f} MB, "
+          f"in {_short_path(store.root)}")  # fmt: skip
+    return EXIT_DONE
+
+
+# --- printing ------------------------------------------------------------------------------------
+
+
+def _print_plan(plan: "Plan") -> None:
+    for line in plan_lines(plan):
+        print(_visible(line))
+
+
+def plan_lines(plan: "Plan") -> list[str]:
+    """Puts a plan into words, a line a step; kept cards are counted, not listed."""
+    kept = sum(not step.changes for step in plan.cards)
+    if not plan.changes:
+        lines = [f"Nothing to do: {_count(kept, 'card')} up to date."]
+    else:
+        named = [(_name(group), group[0]) for group in ([plan.adapter], *_alike(plan.cards), [plan.packs])]
+        width = max(len(name) for name, _ in named)
+        lines = [f"{name:<{width}}  {s.action:<10}  {'; '.join(s.reasons)}".rstrip() for name, s in named]
+        if kept:
+            lines.insert(-1, f"{_count(kept, 'card')} kept")
+    return [*lines, *(f"note: {note}" for note in plan.notes)]
+
+
+def _alike(steps: Sequence["Step"]) -> list[list["Step"]]:
+    """Groups changing steps for one line each: more than eight with the same action and reasons go together."""
+    groups: dict[object, list[Step]] = {}
+    for step in steps:
+        if step.changes:
+            groups.setdefault((step.action, step.reasons), []).append(step)
+    return [part for group in groups.values() for part in ([group] if len(group) > 8 else [[step] for step in group])]
+
+
+def _name(steps: Sequence["Step"]) -> str:
+    if steps[0].what == "adapter":
+        return f"adapter {steps[0].adapter[:8]}"
+    return steps[0].what + (f" and {len(steps) - 1} more" if len(steps) > 1 else "")
+
+
+def _say_short(short: Any) -> int:
+    for card, why in sorted(short.items()):
+        print(f"gonbuild: card '{card}' ships {why}", file=sys.stderr)
+    return EXIT_UNFINISHED if short else EXIT_DONE
+
+
+def _candidate_line(j: "Judged") -> str:
+    verdict = j.dropped_by
+    mark = "ok  " if verdict is None else "drop"
+    why = f"   [{verdict.reason}]" if verdict else f"   [gain {j.candidate.gain:.2f}]"
+    return f"{mark} {j.candidate.index:>3}  {_visible(j.candidate.text)}{_visible(why)}"
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def _short_path(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+class Bars:
+    """Progress on stderr: a bar for each step on a terminal, a plain line at its start and end elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if what != self._what:
+                print(f"{what}: {total} to do", file=sys.stderr, flush=True)
+            elif done == total:
+                print(f"{what}: done", file=sys.stderr, flush=True)
+            self._what = what if done < total else ""
+            return
+        if what != self._what:
+            from tqdm import tqdm
+
+            self._close()
+            self._what, self._bar = what, tqdm(total=total, desc=what, leave=False)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._what = None, ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

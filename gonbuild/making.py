@@ -1,0 +1,126 @@
+"""Owns the way from candidates to a card's stories: rounds of drawing, judging and choosing; writes no pack."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gonbuild.bleu import BleuIndex
+from gonbuild.errors import MachineError, Problem
+from gonbuild.filters import Context, judge
+from gonbuild.plan import Step
+from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, digest, quiet
+from gonbuild.selection import select
+from gonbuild.workspace import Workspace
+
+
+@dataclass
+class Made:
+    """One card on its way through the rounds; `judged` holds every candidate seen."""
+
+    card: Card
+    adapter: str
+    count: int
+    """Stories wanted."""
+    rounds: int = 0
+    judged: list[Judged] = field(default_factory=list)
+    stories: tuple[Story, ...] = ()
+
+
+def make_stories(
+    ws: Workspace, steps: Sequence[Step], kept: Mapping[str, Sequence[Story]], progress: Progress
+) -> list[Made]:
+    """Draws candidates round by round until each card has its stories or the rounds are over.
+
+    `kept` are the other cards' stories, which the new ones must differ from.
+    """
+    if not steps:
+        return []
+    cards = {card.id: card for card in ws.library.cards}
+    wanted = ws.settings.selection
+    work = [Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories) for s in steps]
+    ctx = context(ws, (story.text for stories in kept.values() for story in stories))
+    pending = work
+    for round_ in range(wanted.rounds):
+        drawn = draw_round(ws, pending, round_, progress)
+        for done, m in enumerate(pending, 1):
+            m.rounds = round_ + 1
+            m.judged += [judge(c, m.card, ctx) for c in drawn[m.card.id]]
+            _choose(ws, m, ctx, last=m.rounds == wanted.rounds)
+            progress("filtering", done, len(pending))
+        pending = [m for m in pending if len(m.stories) < m.count]
+        if not pending:
+            break
+    return work
+
+
+def _choose(ws: Workspace, m: Made, ctx: Context, *, last: bool) -> None:
+    """Gives a card its stories when there are enough of them, or when there will be no more."""
+    chosen = select(m.card, m.judged, m.count, ctx)
+    m.stories = chosen.stories
+    if len(m.stories) < m.count and not last:
+        return
+    m.judged = list(chosen.judged)
+    line = ws.lock.lines.get(m.card.id)
+    earlier = ws.stories(line) if line else ()
+    new = {story.text for story in m.stories}
+    still_good = [s for s in earlier if s.text not in new and passes(s, m.card, ctx)]
+    m.stories = _in_slots(m.card.id, (*m.stories, *still_good)[: m.count], earlier)
+    for story in m.stories:
+        ctx.pack.add(story.text)
+
+
+def _in_slots(card: str, stories: Iterable[Story], earlier: Iterable[Story]) -> tuple[Story, ...]:
+    """Numbers a card's stories: one that shipped before keeps its id, which a translation may hang on."""
+    before = {story.text: story.id for story in earlier}
+    stories = list(stories)
+    slots = [f"{card}.{n}" for n in range(1, len(stories) + 1)]
+    kept = {story.text: before[story.text] for story in stories if before.get(story.text) in slots}
+    free = iter(slot for slot in slots if slot not in kept.values())
+    return tuple(
+        sorted((replace(s, id=kept.get(s.text) or next(free)) for s in stories), key=lambda s: slots.index(s.id))
+    )
+
+
+def passes(story: Story, card: Card, ctx: Context) -> bool:
+    """Tells whether a shipped story passes the filters for a card; that it had an end was seen when it was chosen."""
+    return judge(Candidate(card.id, story.candidate, story.text, 1, 0.0, 0.0, ended=True), card, ctx).kept
+
+
+def context(ws: Workspace, pack: Iterable[str]) -> Context:
+    """Returns what filters compare with: all training stories, and the stories of the pack."""
+    training = [story for card in (*ws.library.cards, *ws.library.examples) for story in card.examples]
+    return Context(ws.settings.filters, BleuIndex(training), BleuIndex(list(pack)))
+
+
+def draw_round(
+    ws: Workspace, work: Sequence[Made], round_: int, progress: Progress
+) -> dict[str, tuple[Candidate, ...]]:
+    """Returns each card's candidates of one round: from the store, and what is missing there from the engine."""
+    drawn: dict[str, tuple[Candidate, ...]] = {}
+    missing: dict[str, list[Request]] = {}
+    for m in work:
+        inputs = ws.candidate_inputs(m.adapter, m.card.id, round_)
+        value = ws.store.read_json("candidates", digest(inputs))
+        if value is None:
+            request = Request(m.card.id, ws.templates.prompt(m.card), inputs["first"], inputs["last"])
+            missing.setdefault(m.adapter, []).append(request)
+        else:
+            drawn[m.card.id] = tuple(Candidate(**row) for row in value)
+    for adapter, requests in missing.items():
+        for request, candidates in ws.models.generate(adapter_folder(ws, adapter, progress), requests, progress):
+            inputs = ws.candidate_inputs(adapter, request.card, round_)
+            ws.store.put_json("candidates", digest(inputs), inputs, [vars(c) for c in candidates])
+            drawn[request.card] = tuple(candidates)
+    return drawn
+
+
+def adapter_folder(ws: Workspace, key: str = "", progress: Progress = quiet) -> Path:
+    """Returns the folder of an adapter, the current one by default; trains that one where the store lacks it."""
+    key = key or ws.adapter_key
+    folder = ws.store.get("adapter", key)
+    if folder is not None:
+        return folder
+    if key != ws.adapter_key:
+        what = f"adapter {key[:8]} was damaged in the store and is no longer the current one"
+        raise MachineError(Problem("", what, "Run the build again: it now uses the current adapter."))
+    return ws.store.put("adapter", key, ws.adapter_inputs, lambda aside: ws.models.train(ws.rows, aside, progress))

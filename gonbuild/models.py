@@ -1,0 +1,80 @@
+"""Owns the road from settings to base model, adapter and engine, and loads each only when it is first needed.
+
+The pipeline talks to this class alone, so a test can put a small fake in its place.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gonbuild.base import NANO_FOLDER, identity_inputs, locate_base
+from gonbuild.records import Candidate, Progress, Request, Row
+from gonbuild.settings import PROFILES, Settings, parse_settings
+from gonbuild.store import Store
+
+
+class Models:
+    """The real models of a project; `identity` and `held_out` load nothing heavy."""
+
+    def __init__(self, root: Path, settings: Settings, store: Store) -> None:
+        self._root, self._settings, self._store = root, settings, store
+
+    def identity(self) -> str:
+        """Returns what identifies the base, its weights' hash remembered while the files stay as they are."""
+        files = locate_base(self._settings.model, self._root)
+        if files.folder is None:
+            return files.identity
+        return str(self._store.memo("identity", identity_inputs(files.folder), lambda: files.identity))
+
+    def held_out(self) -> frozenset[str]:
+        """Returns the names of example cards that no model here is trained on."""
+        return frozenset((NANO_FOLDER / "held-out.txt").read_text(encoding="utf-8").split("\n")) - {""}
+
+    def train(self, rows: Sequence[Row], folder: Path, progress: Progress) -> None:
+        """Trains an adapter on the rows and writes it, with its loss curve, into an empty folder."""
+        from gonbuild.adapter import train_adapter
+
+        train_adapter(self._base, rows, self._settings.adapter, folder, progress)
+
+    def generate(
+        self, folder: Path, requests: Sequence[Request], progress: Progress
+    ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
+        """Draws the requested candidates with the adapter of a folder, card by card."""
+        from gonbuild.engine import generate
+
+        yield from generate(self._adapted(folder), requests, self._settings.sampling, progress)
+
+    def measure(self, folder: Path, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
+        """Returns bits per byte and perplexity of the rows' completions, for the base and for base with adapter."""
+        from gonbuild.adapter import detach_adapter
+        from gonbuild.evaluate import bits_per_byte
+
+        adapted = bits_per_byte(self._adapted(folder), rows, progress)
+        detach_adapter(self._base)
+        plain = bits_per_byte(self._base, rows, progress)
+        return {
+            name: {"base": getattr(plain, name), "adapter": getattr(adapted, name)}
+            for name in ("bits_per_byte", "perplexity")
+        }
+
+    def _adapted(self, folder: Path) -> Any:
+        from gonbuild.adapter import attach_adapter
+
+        return attach_adapter(self._base, folder)
+
+    @cached_property
+    def _base(self) -> Any:
+        from gonbuild.model import load_base
+
+        files = locate_base(self._settings.model, self._root)
+        return load_base(files, self._settings.model, self._settings.machine.threads)
+
+    def examine(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """Returns what this machine is, and what each profile lacks on it."""
+        from gonbuild.model import describe_machine, missing_for
+
+        settings = {name: parse_settings({"profile": name}) for name in PROFILES}
+        settings[self._settings.profile] = self._settings
+        missing = {name: missing_for(s.model, locate_base(s.model, self._root)) for name, s in settings.items()}
+        return describe_machine(), missing

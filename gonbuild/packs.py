@@ -1,0 +1,182 @@
+"""Owns the formats of the lock and of the packs, and nothing else: bytes in, records out, and back."""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gonbuild.errors import InputError, Problem
+from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest
+
+LOCK = "build/stories.lock.jsonl"
+PACKS = "build/packs"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What the lock says of one shipped story: its text by digest, and the figures it was chosen by."""
+
+    id: str
+    sha256: str
+    candidate: int
+    gain: float
+    novelty: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One card's line of the lock."""
+
+    card: str
+    inputs: Mapping[str, Any]
+    """name, type, effect, stories (count), prompt (digest), settings (digest of the stage settings)"""
+    adapter: str
+    """Key of the adapter that the stories were made with."""
+    stories: tuple[Shipped, ...]
+    signature: str
+    """sacrebleu's, of every BLEU score here."""
+    short: str = ""
+    """Why fewer stories ship than the card wants; empty where none is missing."""
+    rounds: int = 0
+    """Rounds that were tried, for a card that fell short."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """All lines by card id, and the stage settings that they name by digest."""
+
+    lines: Mapping[str, Line] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def read_lock(data: bytes) -> Lock:
+    """Reads the lock.
+
+    Raises:
+        InputError: naming every line that is no line of a lock (a merge conflict's marker, say).
+    """
+    lines: dict[str, Line] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
+    problems = []
+    for number, raw in enumerate(data.splitlines(), 1):
+        try:
+            row = json.loads(raw)
+            if "values" in row:
+                settings[row["settings"]] = row["values"]
+                sound = row["settings"] == digest(row["values"])
+            else:
+                stories = tuple(Shipped(**s) for s in row.pop("stories"))
+                line = Line(stories=stories, **row)
+                sound = _sound(line) and line.card not in lines
+                lines[line.card] = line
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            sound = False
+        if not sound:
+            cure = "Resolve the merge, or restore it with `git checkout -- build`; without it every card is made again."
+            problems.append(Problem(f"{LOCK}:{number}", f"is no line of a lock: {_excerpt(raw)}", cure))
+    if problems:
+        raise InputError(problems)
+    return Lock(lines, settings)
+
+
+def _sound(line: Line) -> bool:
+    texts = (line.card, line.adapter, line.signature, line.short, *(s.id for s in line.stories))
+    texts = (*texts, *(s.sha256 for s in line.stories))
+    numbers = [n for s in line.stories for n in (s.gain, s.novelty)]
+    return (
+        all(isinstance(t, str) for t in texts)
+        and isinstance(line.inputs, dict)
+        and all(isinstance(n, int | float) for n in numbers)
+    )
+
+
+def _excerpt(raw: bytes) -> str:
+    text = raw.decode("utf-8", "replace")
+    return repr(text if len(text) <= 40 else text[:40] + "...")
+
+
+def lock_bytes(lock: Lock) -> bytes:
+    """Writes the lock: stage settings in use, then one line per card sorted by id."""
+    used = {str(line.inputs.get("settings")) for line in lock.lines.values()}
+    rows: list[Any] = [{"settings": k, "values": lock.settings[k]} for k in sorted(used) if k in lock.settings]
+    for _, line in sorted(lock.lines.items()):
+        row = {**vars(line), "stories": [vars(s) for s in line.stories]}
+        if not line.short:
+            del row["short"], row["rounds"]
+        rows.append(row)
+    return "".join(canonical(row) + "\n" for row in rows).encode()
+
+
+def shipped(story: Story) -> Shipped:
+    """Returns what the lock keeps of a story."""
+    return Shipped(story.id, digest(story.text.encode()), story.candidate, story.gain, story.novelty)
+
+
+def pack_files(
+    title: str,
+    decks: Sequence[Deck],
+    cards: Sequence[Card],
+    stories: Mapping[str, Sequence[Story]],
+    markdown: Callable[..., str],
+) -> dict[str, bytes]:
+    """Renders every pack file: stories.json and stories.md of all cards, and a JSON file per deck.
+
+    `markdown` renders pack.md.jinja with `title` and `groups`.
+    """
+    by_id = {card.id: card for card in cards}
+    files = {"stories.json": _json_pack(title, cards, stories)}
+    for deck in decks:
+        files[f"{deck.stem}.json"] = _json_pack(deck.title, [by_id[i] for i in deck.cards], stories)
+    groups = [
+        {"type": kind, "cards": [_markdown_card(c, stories.get(c.id, ())) for c in cards if c.type == kind]}
+        for kind in TYPES
+    ]
+    text = markdown(title=title, groups=[g for g in groups if g["cards"]])
+    files["stories.md"] = text.encode()
+    return files
+
+
+def _json_pack(title: str, cards: Iterable[Card], stories: Mapping[str, Sequence[Story]]) -> bytes:
+    body = {
+        card.id: {
+            "name": card.name,
+            "type": card.type,
+            "effect": card.effect,
+            "stories": [{"id": s.id, "text": s.text} for s in stories.get(card.id, ())],
+        }
+        for card in cards
+    }
+    pack = {"schema": SCHEMA, "deck": title, "cards": body}
+    return (json.dumps(pack, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _markdown_card(card: Card, stories: Sequence[Story]) -> dict[str, Any]:
+    told = [{"id": s.id, "text": s.text, "note": f"gain {s.gain:.1f}, novelty {s.novelty:.0f}"} for s in stories]
+    return {"id": card.id, "name": card.name, "effect": card.effect, "stories": told}
+
+
+def texts_by_digest(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Finds story texts in pack files, whole or damaged, keyed by their sha256.
+
+    The lock names texts by digest, so a story that stands in any of the files is not lost with another one.
+    """
+    found = {}
+    for name, data in files.items():
+        text = data.decode("utf-8", "replace")
+        if name.endswith(".json"):
+            lines = [json.loads(m) for m in re.findall(r'"text": ("(?:[^"\\]|\\.)*")', text) if _is_json(m)]
+        else:
+            lines = [html.unescape(re.sub(r"\\(.)", r"\1", m)) for m in re.findall(r"^[-*\d.]+\s+(.*)$", text, re.M)]
+        found.update({digest(line.encode()): line for line in lines})
+    return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,246 @@
+"""Owns the line from cards to packs: `plan` says what a build does and why, `build` follows that plan.
+
+With workspace and making it knows every stage; those that load much are imported when a step needs them.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gonbuild import packs
+from gonbuild.errors import InputError, Problem, near
+from gonbuild.models import Models
+from gonbuild.packs import Line, Lock
+from gonbuild.plan import GENERATE, KEEP, RELOCK, SELECT, Plan, Situation, make_plan
+from gonbuild.plan import diff as diff_in_words
+from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
+from gonbuild.report import card_history, dropped_jsonl, eval_markdown
+from gonbuild.settings import Settings, load_settings
+from gonbuild.store import Store, write_aside
+from gonbuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gonbuild.making import Made
+
+REPORT = "build/report"
+DROPPED = f"{REPORT}/dropped.jsonl"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did."""
+
+    plan: Plan
+    stories: Mapping[str, tuple[Story, ...]] = field(default_factory=dict)
+    """Of the cards that were made anew."""
+    short: Mapping[str, str] = field(default_factory=dict)
+    """Cards that ship fewer stories than they want -> why."""
+
+
+class Project:
+    """A folder with `cards/`, `templates/` and `[tool.gonbuild]`, ready to plan and build.
+
+    `models` is the road to base, adapter and engine; tests put a fake there.
+    """
+
+    def __init__(self, root: Path, settings: Settings, store: Store, models: Models | None = None) -> None:
+        self.root, self.settings, self.store = root, settings, store
+        self.models = models or Models(root, settings, store)
+
+    def workspace(self) -> Workspace:
+        """Returns a fresh look at the folder."""
+        return Workspace(self.root, self.settings, self.store, self.models)
+
+    def plan(self, refresh: Collection[str] = ()) -> Plan:
+        """Returns what a build would do and why; `refresh` names cards that shall be made anew (`all` for all).
+
+        Raises:
+            InputError: cards, templates or lock are wrong, or `refresh` names an unknown card.
+        """
+        return _plan(self.workspace(), refresh)
+
+    def build(self, refresh: Collection[str] = (), progress: Progress = quiet) -> Built:
+        """Brings the packs up to date, following the plan; writes nothing where nothing is stale.
+
+        Raises:
+            InputError, MachineError: as `plan`, or while training or generating; the packs are then untouched.
+        """
+        plan = self.plan(refresh)
+        if not plan.changes:
+            return Built(plan, short=plan.short)
+        with self.store.lock(self.settings.machine.lock_timeout_s):
+            ws = self.workspace()  # another build may have ended while this one waited
+            return _run(ws, _plan(ws, refresh), progress)
+
+    def why(self, card: str) -> list[str]:
+        """Tells a card's story in lines: what the next build does with it, what its stories are and came from.
+
+        Raises:
+            InputError: as `plan`, or an unknown card.
+        """
+        ws = self.workspace()
+        steps = {step.what: step for step in _plan(ws, ()).cards}
+        if card not in steps:
+            raise InputError(Problem("", f"unknown card '{card}'", near(card, list(steps))))
+        line = ws.lock.lines.get(card)
+        return card_history(steps[card], line, ws.stories(line) if line else (), ws.read(DROPPED))
+
+    def train(self, progress: Progress = quiet) -> Path:
+        """Trains the adapter that today's cards and settings ask for, unless the store has it; returns its folder."""
+        from gonbuild.making import adapter_folder
+
+        with self.store.lock(self.settings.machine.lock_timeout_s):
+            return adapter_folder(self.workspace(), progress=progress)
+
+    def evaluate(self, progress: Progress = quiet) -> dict[str, Any]:
+        """Measures base and adapter on held-out cards, and candidates and stories of today's; writes build/report.
+
+        Trains and generates what the store lacks.
+        """
+        from gonbuild.figures import figures
+
+        with self.store.lock(self.settings.machine.lock_timeout_s):
+            measured = figures(self.workspace(), progress)
+        write_aside(self.root / REPORT / "eval.json", (json.dumps(measured, indent=1) + "\n").encode())
+        write_aside(self.root / REPORT / "eval.md", eval_markdown(measured).encode())
+        return measured
+
+    def try_card(self, card: Card | str, n: int = 4, progress: Progress = quiet) -> tuple[Judged, ...]:
+        """Returns n candidates for a card, in the project or not, each with its verdicts; writes no pack.
+
+        Trains the adapter where the store lacks it.
+        """
+        from gonbuild.filters import judge
+        from gonbuild.making import adapter_folder, context
+
+        ws = self.workspace()
+        if isinstance(card, str):
+            known = {c.id: c for c in ws.library.cards}
+            if card not in known:
+                raise InputError(Problem("", f"unknown card '{card}'", near(card, list(known))))
+            card = known[card]
+        requests = [Request(card.id, ws.templates.prompt(card), 0, n)]
+        ctx = context(ws, ())
+        drawn = ws.models.generate(adapter_folder(ws, progress=progress), requests, progress)
+        return tuple(judge(candidate, card, ctx) for _, candidates in drawn for candidate in candidates)
+
+    def write_story(self, card: Card | str, n: int = 4) -> list[str]:
+        """Returns the texts of those of n candidates that pass the filters, best first.
+
+        `card` is an id of the project or a `gonbuild.Card`.
+        """
+        kept = [j.candidate for j in self.try_card(card, n) if j.kept]
+        return [c.text for c in sorted(kept, key=lambda c: (-c.gain, c.index))]
+
+
+def load_project(path: Path | str = ".", profile: str | None = None) -> Project:
+    """Opens the project in a folder: its settings are read and checked, nothing else is done yet.
+
+    Raises:
+        InputError: no pyproject.toml there, or settings that are wrong.
+    """
+    root = Path(path).resolve()
+    cache = Path(os.environ.get("GONBUILD_CACHE") or root / "build" / "cache")
+    return Project(root, load_settings(root, profile), Store(cache))
+
+
+def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
+    ids = [card.id for card in ws.scan.cards]
+    for name in refresh:
+        if name not in ids and name != "all":
+            raise InputError(Problem("--refresh", f"unknown card '{name}'", near(name, ids)))
+    situation = Situation(
+        wanted={card.id: ws.card_inputs(card) for card in ws.scan.cards},
+        settings={ws.settings_key: ws.stage_settings},
+        rounds=ws.settings.selection.rounds,
+        lock=ws.lock,
+        adapter=ws.adapter_key,
+        adapter_reasons=_adapter_reasons(ws),
+        has_adapter=lambda adapter: ws.store.has("adapter", adapter),
+        has_candidates=lambda adapter, card: ws.store.has("candidates", digest(ws.candidate_inputs(adapter, card, 0))),
+        has_texts=ws.has_texts,
+        still_passes=lambda card: _still_passes(ws, card),
+        pack_reasons=lambda: tuple(f"{name}: {why}" for name, why in ws.changed_packs.items()),
+        refresh=frozenset(ids if "all" in refresh else refresh),
+    )
+    return make_plan(situation, ws.scan.notes)
+
+
+def _adapter_reasons(ws: Workspace) -> tuple[str, ...]:
+    """Compares today's adapter with the one that most cards were made with, as far as the store knows it."""
+    uses: dict[str, int] = {}
+    for line in ws.lock.lines.values():
+        uses[line.adapter] = uses.get(line.adapter, 0) + 1
+    for key in sorted(uses, key=lambda k: (-uses[k], k)):
+        earlier = ws.store.inputs("adapter", key)
+        if earlier is not None:
+            return tuple(diff_in_words(earlier, ws.adapter_inputs)) or ("not in the store",)
+    return ("never built here",)
+
+
+def _still_passes(ws: Workspace, card_id: str) -> bool:
+    from gonbuild.making import context, passes
+
+    others = [story for line in ws.lock.lines.values() if line.card != card_id for story in ws.stories(line)]
+    ctx = context(ws, (story.text for story in others))
+    card = next(c for c in ws.library.cards if c.id == card_id)
+    return all(passes(story, card, ctx) for story in ws.stories(ws.lock.lines[card_id]))
+
+
+def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
+    from gonbuild.making import make_stories
+
+    kept = {step.what: ws.stories(ws.lock.lines[step.what]) for step in plan.cards if step.action in (KEEP, RELOCK)}
+    work = make_stories(ws, [s for s in plan.cards if s.action in (SELECT, GENERATE)], kept, progress)
+    lines = _lines(ws, plan, work)
+    made = {m.card.id: m.stories for m in work}
+    _write(ws, lines, {**kept, **made})
+    if work:
+        judged = {m.card.id: m.judged for m in work}
+        write_aside(ws.root / DROPPED, dropped_jsonl(ws.read(DROPPED), judged, set(lines)))
+    return Built(plan, made, {card: line.short for card, line in lines.items() if line.short})
+
+
+def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"]) -> dict[str, Line]:
+    """Returns the new lock: kept lines as they are, relocked ones with today's inputs, made ones anew."""
+    from gonbuild.bleu import signature
+    from gonbuild.selection import commonest_drops
+
+    cards = {card.id: card for card in ws.scan.cards}
+    lines = {}
+    for step in plan.cards:
+        if step.action == KEEP:
+            lines[step.what] = ws.lock.lines[step.what]
+        elif step.action == RELOCK:
+            lines[step.what] = Line(**{**vars(ws.lock.lines[step.what]), "inputs": ws.card_inputs(cards[step.what])})
+    for m in work:
+        drops = ", ".join(f"{name} {count}" for name, count in commonest_drops(m.judged))
+        short = f"{len(m.stories)} of {m.count} stories; dropped by {drops}" if len(m.stories) < m.count else ""
+        lines[m.card.id] = Line(
+            card=m.card.id,
+            inputs=ws.card_inputs(m.card),
+            adapter=m.adapter,
+            stories=tuple(packs.shipped(story) for story in m.stories),
+            signature=signature(),
+            short=short,
+            rounds=m.rounds if short else 0,
+        )
+    return lines
+
+
+def _write(ws: Workspace, lines: Mapping[str, Line], stories: Mapping[str, tuple[Story, ...]]) -> None:
+    """Writes packs and lock, each file whole and the lock last: a crash between them leaves stale packs at worst."""
+    files = ws.render(stories)
+    folder = ws.root / packs.PACKS
+    for name, data in files.items():
+        if ws.pack_bytes.get(name) != data:
+            write_aside(folder / name, data)
+    for name in ws.pack_bytes.keys() - files.keys():
+        (folder / name).unlink()
+    lock = packs.lock_bytes(Lock(lines, {**ws.lock.settings, ws.settings_key: ws.stage_settings}))
+    if lock != ws.lock_bytes:
+        write_aside(ws.root / packs.LOCK, lock)
+    ws.remember_packs(lock, files)

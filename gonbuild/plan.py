@@ -1,0 +1,183 @@
+"""Decides what a build does and says why, both in one place; runs nothing and reads no file."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gonbuild.packs import Line, Lock
+from gonbuild.records import canonical
+
+KEEP, RELOCK, SELECT, GENERATE, REMOVE = "keep", "relock", "select", "generate", "remove"
+REUSE, TRAIN, IDLE, WRITE = "reuse", "train", "not needed", "write"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that the build keeps or makes, with a sentence for each reason."""
+
+    what: str
+    """`adapter`, a card id, or `packs`"""
+    action: str
+    reasons: tuple[str, ...] = ()
+    adapter: str = ""
+    """Key of the adapter whose candidates a `select` or `generate` draws on."""
+
+    @property
+    def changes(self) -> bool:
+        return self.action not in (KEEP, REUSE, IDLE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a build: adapter, cards in deck order, removed cards, packs."""
+
+    adapter: Step
+    cards: tuple[Step, ...]
+    packs: Step
+    notes: tuple[str, ...] = ()
+    """What deserves a look though it changes nothing."""
+    short: Mapping[str, str] = field(default_factory=dict)
+    """Kept cards that ship fewer stories than they want, with the reason the lock gives."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (self.adapter, *self.cards, self.packs)
+
+    @property
+    def changes(self) -> bool:
+        """Whether a build would write any pack or lock."""
+        return self.packs.changes or any(step.changes for step in self.cards)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a plan depends on: what is wanted, what the lock says, and what the store holds."""
+
+    wanted: Mapping[str, Mapping[str, Any]]
+    """Card id -> inputs of its stories, in deck order."""
+    settings: Mapping[str, Mapping[str, Any]]
+    """Digest -> stage settings, of the wanted inputs."""
+    rounds: int
+    lock: Lock
+    adapter: str
+    """Key of the adapter that the project's rows and settings ask for."""
+    adapter_reasons: tuple[str, ...]
+    """Why that adapter is another one than the last; empty where it is in the store."""
+    has_adapter: Callable[[str], bool]
+    has_candidates: Callable[[str, str], bool]
+    """(adapter key, card id) -> whether the card's first round is in the store."""
+    has_texts: Callable[[Line], bool]
+    """Whether every text that a line names still stands in some pack."""
+    still_passes: Callable[[str], bool]
+    """Whether a card's shipped stories pass today's filters; asked only when filters changed."""
+    pack_reasons: Callable[[], tuple[str, ...]]
+    """Why the pack files differ from what lock, cards and templates give; asked only when no card changes."""
+    refresh: frozenset[str] = frozenset()
+
+
+def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
+    """Decides every step and gives its reasons; `notes` go before those of its own."""
+    cards = [_card_step(card, s) for card in s.wanted]
+    cards += [Step(card, REMOVE, ("no deck has this card any more",)) for card in s.lock.lines if card not in s.wanted]
+    changed = sum(step.changes for step in cards)
+    if changed:
+        packs = Step("packs", WRITE, (f"{changed} card{'s' if changed > 1 else ''} changed",))
+    else:
+        reasons = s.pack_reasons()
+        packs = Step("packs", WRITE if reasons else KEEP, reasons)
+    kept = [s.lock.lines[step.what] for step in cards if step.action in (KEEP, RELOCK)]
+    short = {line.card: line.short for line in kept if line.short}
+    return Plan(_adapter_step(cards, s), tuple(cards), packs, (*notes, *_notes(kept, s)), short)
+
+
+def _adapter_step(cards: Iterable[Step], s: Situation) -> Step:
+    if s.has_adapter(s.adapter):
+        return Step("adapter", REUSE, (), s.adapter)
+    needed = any(step.action == GENERATE for step in cards)
+    return Step("adapter", TRAIN if needed else IDLE, s.adapter_reasons, s.adapter)
+
+
+def _notes(kept: Iterable[Line], s: Situation) -> tuple[str, ...]:
+    others: dict[str, int] = {}
+    for line in kept:
+        if line.adapter != s.adapter:
+            others[line.adapter] = others.get(line.adapter, 0) + 1
+    return tuple(
+        f"{count} card{'s' if count > 1 else ''} kept, made with adapter {key[:4]}, current {s.adapter[:4]}"
+        for key, count in sorted(others.items())
+    )
+
+
+def _card_step(card: str, s: Situation) -> Step:
+    line = s.lock.lines.get(card)
+    if line is None:
+        return _made(card, ("new card",), [s.adapter], s)
+    if card in s.refresh:
+        return _made(card, ("refresh asked for",), [s.adapter], s)
+    reasons, filters_alone = _differences(line, s.wanted[card], s)
+    if not reasons and s.has_texts(line):
+        return Step(card, KEEP)
+    if filters_alone and not line.short and s.has_texts(line) and s.still_passes(card):
+        return Step(card, RELOCK, (*reasons, "its stories still pass"))
+    reasons = reasons or ("pack edited by hand: a story that the lock names stands nowhere any more",)
+    return _made(card, reasons, [*([line.adapter] if s.has_adapter(line.adapter) else []), s.adapter], s)
+
+
+def _made(card: str, reasons: tuple[str, ...], adapters: list[str], s: Situation) -> Step:
+    for adapter in adapters:
+        if s.has_candidates(adapter, card):
+            return Step(card, SELECT, reasons, adapter)
+    return Step(card, GENERATE, reasons, s.adapter)
+
+
+def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> tuple[tuple[str, ...], bool]:
+    """Returns the reasons for which a line is stale, and whether filters alone are among them."""
+    old, new = dict(line.inputs), dict(wanted)
+    old_key, new_key = old.pop("settings", ""), new.pop("settings", "")
+    reasons = diff({k: v for k, v in old.items() if k != "prompt"}, {k: v for k, v in new.items() if k != "prompt"})
+    if not reasons and old.get("prompt") != new.get("prompt"):
+        reasons.append("prompt: changed by a template")
+    filters_alone = not reasons
+    if old_key != new_key:
+        before = s.lock.settings.get(old_key)
+        after = s.settings[new_key]
+        reasons += diff(before, after) if before is not None else ["settings: the lock does not hold the earlier ones"]
+        filters_alone = filters_alone and before is not None and before.get("sampling") == after.get("sampling")
+    if line.short and line.rounds != s.rounds:
+        reasons.append(f"selection.rounds: {line.rounds} -> {s.rounds}")
+    return tuple(reasons), filters_alone
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> list[str]:
+    """Puts the differences of two nested mappings into words, `name: old -> new` each, sorted by name."""
+    reasons = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        full = f"{name}.{key}" if name else key
+        if key == "rows" and isinstance(before, Mapping) and isinstance(after, Mapping):
+            reasons += _row_diff(before, after)
+        elif isinstance(before, Mapping) and isinstance(after, Mapping):
+            reasons += diff(before, after, full)
+        elif before != after:
+            reasons.append(f"{full}: {_word(before)} -> {_word(after)}")
+    return reasons
+
+
+def _row_diff(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Names the cards whose training stories changed, three at most."""
+    changes = {
+        "changed": sorted(k for k in old.keys() & new.keys() if old[k] != new[k]),
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+    return [
+        f"training stories {how}: {', '.join(cards[:3])}{f' and {len(cards) - 3} more' if len(cards) > 3 else ''}"
+        for how, cards in changes.items()
+        if cards
+    ]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        return value[:8]
+    return "nothing" if value is None else canonical(value)

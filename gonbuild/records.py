@@ -1,0 +1,145 @@
+"""Owns the values that pass between the stages, and how a value is digested; knows no file, clock or model."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+TYPES = ("Bảo Vệ", "Cộng Đồng", "Thiên Tai")
+REGIONS = ("Rừng", "Sông", "Đất", "Làng")
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being done, units done, units in all) while a step runs; `done == total` ends a bar."""
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """The progress of a caller that does not care."""
+
+
+def canonical(value: Any) -> str:
+    """Returns the one JSON text of a value: keys sorted, no spaces, UTF-8 kept."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Returns the sha256, in hex, of a value's canonical JSON, or of bytes as they are."""
+    data = value if isinstance(value, bytes) else canonical(value).encode()
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Card:
+    """One card of the game as its deck defines it; text is NFC, `examples` are stories that a person wrote."""
+
+    id: str
+    name: str
+    type: str
+    effect: str
+    deck: str = ""
+    examples: tuple[str, ...] = ()
+    stories: int | None = None
+    """How many stories to ship; None takes `selection.stories`."""
+    where: str = field(default="", compare=False)
+    """`cards/bao-ve.yaml:4`, for messages alone: it moves no key."""
+
+
+@dataclass(frozen=True)
+class Deck:
+    """One file of `cards/`: its stem names the pack file, its title the heading."""
+
+    stem: str
+    title: str
+    cards: tuple[str, ...]
+    """Ids, in file order."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text that a model continues: with the card, and the same without any card (for ranking)."""
+
+    text: str
+    without_card: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: the model learns `completion` after `prompt`; `source` is the card id or name it came from."""
+
+    source: str
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One sampled story with its log-probabilities in nats, summed over its tokens (the end token included)."""
+
+    card: str
+    index: int
+    text: str
+    tokens: int
+    """Generated tokens, the end token included."""
+    logprob: float
+    """log p(story | card), temperature 1, no truncation."""
+    logprob_without_card: float
+    """log p(story | no card), likewise."""
+    ended: bool
+    """False where the token limit cut it."""
+
+    @property
+    def gain(self) -> float:
+        """How much the card explains the story, nats per token."""
+        return (self.logprob - self.logprob_without_card) / max(self.tokens, 1)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one filter says of one candidate; `measured` and `wanted` are for people."""
+
+    filter: str
+    kept: bool
+    reason: str = ""
+    measured: str = ""
+    wanted: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with the verdicts reached: all kept, or the last one a drop."""
+
+    candidate: Candidate
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def kept(self) -> bool:
+        return all(v.kept for v in self.verdicts)
+
+    @property
+    def dropped_by(self) -> Verdict | None:
+        return next((v for v in self.verdicts if not v.kept), None)
+
+
+@dataclass(frozen=True)
+class Story:
+    """One shipped story and the figures that the lock keeps of it."""
+
+    id: str
+    """Card id and slot, `bao-ve-001.1`."""
+    text: str
+    candidate: int
+    """Index of the candidate it was."""
+    gain: float
+    """Nats per token, 3 decimals."""
+    novelty: float
+    """Sentence BLEU to the nearest training story, 0-100, 1 decimal."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Candidates `first` to `last - 1` of one card, to be drawn by the engine."""
+
+    card: str
+    prompt: Prompt
+    first: int
+    last: int

@@ -1,0 +1,293 @@
+"""Owns `[tool.gonbuild]`: one frozen model per stage, so that no key can depend on a setting its stage does not see.
+
+Field docstrings carry the unit; the README's table is made from them.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gonbuild.errors import InputError, Problem, near, one_of
+
+
+class Stage(BaseModel):
+    """What every stage's settings share: frozen, strict, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Bleu = Annotated[float, Field(ge=0, le=100)]
+
+
+class ModelSettings(Stage):
+    """The base model that is adapted."""
+
+    base: str = "nano"
+    """`nano` (embedded), a local folder, or a hub name such as `mistralai/Mistral-7B-v0.1`"""
+    revision: str = ""
+    """hub commit that pins the weights; empty for `nano` and folders"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """number format of the weights while computing"""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4` loads the base in 4 bits (QLoRA, bitsandbytes)"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """where the model runs"""
+    memory_gib: float = Field(1.0, gt=0)
+    """memory that the profile needs on its device, GiB; checked before loading"""
+
+
+class DatasetSettings(Stage):
+    """Which stories become training rows, beside the decks' own examples."""
+
+    examples: Annotated[int, Field(ge=0)] = 0
+    """stories of `cards/examples` that join the decks' examples, rows, drawn by digest"""
+    seed: int = 0
+    """which of them are drawn"""
+
+
+class AdapterSettings(Stage):
+    """LoRA and its training."""
+
+    rank: Positive = 16
+    """LoRA r"""
+    alpha: Positive = 32
+    """LoRA alpha; the update is scaled by alpha / r"""
+    dropout: Fraction = 0.05
+    """LoRA dropout, share"""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """modules that are adapted"""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    """passes over the rows"""
+    batch_size: Positive = 8
+    """rows per step and device"""
+    accumulation: Positive = 1
+    """steps per update"""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """peak, per update"""
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "cosine"
+    """course of the learning rate"""
+    warmup: Fraction = 0.03
+    """share of the updates"""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """gradient clip"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's"""
+    optimizer: Literal["adamw_torch", "paged_adamw_32bit"] = "adamw_torch"
+    """transformers' name"""
+    max_tokens: Positive = 512
+    """longest row, tokens; a longer one is an error that names it"""
+    gradient_checkpointing: bool = False
+    """less memory, more time"""
+    seed: int = 0
+    """order of the rows, dropout, LoRA's start"""
+
+
+class SamplingSettings(Stage):
+    """How candidates are drawn."""
+
+    candidates: Annotated[int, Field(ge=1, le=1024)] = 16
+    """per card and round"""
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.8
+    """divides the logits"""
+    top_k: Annotated[int, Field(ge=0)] = 50
+    """tokens kept per step, 0 for all"""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """probability mass kept per step"""
+    repetition_penalty: Annotated[float, Field(ge=1, le=5)] = 1.0
+    """1 is none"""
+    max_new_tokens: Annotated[int, Field(ge=8, le=1024)] = 96
+    """a candidate that reaches it is cut and dropped"""
+    seed: int = 0
+    """another seed, other candidates"""
+
+
+class FilterSettings(Stage):
+    """What a candidate must hold to ship."""
+
+    min_words: Positive = 12
+    """words (space-separated syllables) at least"""
+    max_words: Positive = 40
+    """words at most"""
+    max_sentences: Positive = 2
+    """sentences at most"""
+    max_foreign: Fraction = 0.1
+    """share of words that are no valid Vietnamese syllable, names and numbers aside"""
+    max_repetition: Fraction = 0.2
+    """share of word 3-grams that repeat within the story"""
+    effect: bool = True
+    """each number, sign and region of the effect must be told, and no foreign one"""
+    banned_words: tuple[str, ...] = ()
+    """never shipped, whole words, any case"""
+    max_novelty_bleu: Bleu = 50.0
+    """BLEU to the nearest training story at most"""
+    max_diversity_bleu: Bleu = 40.0
+    """BLEU to the nearest story already in the pack at most"""
+    min_reference_bleu: Bleu | None = None
+    """BLEU to the card's own examples at least; off unless set"""
+
+
+class SelectionSettings(Stage):
+    """How many stories ship and when to stop looking."""
+
+    stories: Annotated[int, Field(ge=1, le=50)] = 2
+    """per card, unless the card says its own"""
+    rounds: Annotated[int, Field(ge=1, le=50)] = 4
+    """rounds of candidates before the card is reported"""
+
+
+class PackSettings(Stage):
+    """What the packs say of themselves."""
+
+    title: str = "GON"
+    """`deck` of stories.json and the heading of stories.md"""
+
+
+class MachineSettings(Stage):
+    """What changes time but no result: part of no key."""
+
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads; 0 takes one per core that this process may use, 4 at most"""
+    lock_timeout_s: Annotated[float, Field(ge=0)] = 3600.0
+    """seconds to wait for another build of this checkout"""
+
+
+class Settings(Stage):
+    """All of `[tool.gonbuild]`."""
+
+    profile: Literal["nano", "mistral-7b"] = "nano"
+    """defaults of the stages below: `nano` runs anywhere, `mistral-7b` wants a GPU"""
+    model: ModelSettings = ModelSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    filters: FilterSettings = FilterSettings()
+    selection: SelectionSettings = SelectionSettings()
+    packs: PackSettings = PackSettings()
+    machine: MachineSettings = MachineSettings()
+
+
+PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+    "nano": {},
+    "mistral-7b": {
+        "model": {
+            "base": "mistralai/Mistral-7B-v0.1",
+            "revision": "27d67f1b5f57dc0953326b2601d68371d40ea8da",
+            "dtype": "bfloat16",
+            "quantization": "nf4",
+            "device": "cuda",
+            "memory_gib": 12.0,
+        },
+        "dataset": {"examples": 20000},
+        "adapter": {
+            "rank": 64,
+            "alpha": 16,
+            "dropout": 0.1,
+            "batch_size": 4,
+            "accumulation": 4,
+            "learning_rate": 2e-4,
+            "schedule": "constant_with_warmup",
+            "max_grad_norm": 0.3,
+            "optimizer": "paged_adamw_32bit",
+            "max_tokens": 2048,
+            "gradient_checkpointing": True,
+        },
+    },
+}
+
+
+def load_settings(root: Path, profile: str | None = None) -> Settings:
+    """Reads `[tool.gonbuild]` of `root/pyproject.toml` over the profile's defaults.
+
+    The profile is the argument, else `GONBUILD_PROFILE`, else the file's, else `nano`.
+
+    Raises:
+        InputError: no file, bad TOML, unknown keys (with the near name) or values out of range; all of them at once.
+    """
+    path = root / "pyproject.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text).get("tool", {}).get("gonbuild", {})
+    except FileNotFoundError:
+        raise InputError(Problem(str(path), "no such file", "Run gonbuild in a project, or name it: --root.")) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise InputError(Problem("pyproject.toml", f"is no valid TOML: {e}")) from None
+    profile = profile or os.environ.get("GONBUILD_PROFILE") or table.get("profile", "nano")
+    return parse_settings({**table, "profile": profile}, text)
+
+
+def parse_settings(table: dict[str, Any], text: str = "") -> Settings:
+    """Lays a table over its profile's defaults; `text` is the TOML it came from, for line numbers."""
+    profile = table.get("profile", "nano")
+    if profile not in PROFILES:
+        wanted = f"Wanted {one_of(PROFILES)}. {near(str(profile), list(PROFILES))}".strip()
+        raise InputError(Problem(_where(text, ("profile",)), f"unknown profile '{profile}'", wanted))
+    merged: dict[str, Any] = {**table}
+    for stage, values in PROFILES[profile].items():
+        own = table.get(stage, {})
+        merged[stage] = {**values, **own} if isinstance(own, dict) else own
+    try:
+        return Settings.model_validate_json(_json(merged))
+    except ValidationError as e:
+        raise InputError([_problem(error, text) for error in e.errors()]) from None
+
+
+def _json(table: dict[str, Any]) -> str:
+    # Strict mode takes JSON's types (an array for a tuple) from JSON alone, and TOML has the same ones.
+    import json
+
+    return json.dumps(table, default=str)
+
+
+def _problem(error: Any, text: str) -> Problem:
+    keys = tuple(str(k) for k in error["loc"])
+    name = ".".join(keys)
+    where = _where(text, keys)
+    if error["type"] == "extra_forbidden":
+        model: Any = Settings
+        for key in keys[:-1]:
+            model = model.model_fields[key].annotation
+        known = list(model.model_fields)
+        return Problem(where, f"unknown setting '{name}'", near(keys[-1], known) or f"Known: {', '.join(known)}.")
+    message = error["msg"].replace("Input should be", "wanted")
+    return Problem(where, f"setting '{name}' is {error['input']!r}", message[0].upper() + message[1:] + ".")
+
+
+def _where(text: str, keys: tuple[str, ...]) -> str:
+    """Finds the line of a key under `[tool.gonbuild]`; a key that is not written there has no line."""
+    table, wanted = "", ".".join(("tool.gonbuild", *keys[:-1]))
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+            table = header[1].strip()
+            if table == ".".join((wanted, keys[-1])):
+                return f"pyproject.toml:{number}"
+        elif table == wanted and re.match(rf"\s*[\"']?{re.escape(keys[-1])}[\"']?\s*=", line):
+            return f"pyproject.toml:{number}"
+    return "pyproject.toml"
+
+
+def settings_table() -> str:
+    """Returns the README's table of settings: name, default of each profile, meaning."""
+    rows = ["| setting | nano | mistral-7b | meaning |", "|---|---|---|---|"]
+    both = {name: parse_settings({"profile": name}) for name in PROFILES}
+    for stage, field in Settings.model_fields.items():
+        if stage == "profile":
+            rows.append(f"| `profile` | `nano` | | {field.description} |")
+            continue
+        for name, entry in type(getattr(both["nano"], stage)).model_fields.items():
+            nano, mistral = (_toml(getattr(getattr(s, stage), name)) for s in both.values())
+            rows.append(f"| `{stage}.{name}` | {nano} | {mistral if mistral != nano else ''} | {entry.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else "`''`"

@@ -1,0 +1,192 @@
+"""Owns what is kept between builds: entries under `kind/key`, written aside and renamed, every byte checked when read.
+
+It knows nothing of cards or models, and a damaged entry is a miss, never an error.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gonbuild.errors import MachineError, Problem
+from gonbuild.records import canonical, digest
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kept thing; `size` in bytes, manifest included."""
+
+    kind: str
+    key: str
+    size: int
+
+
+class Store:
+    """A folder of entries; `warn` is told one line for each entry that had to be set aside (by default nobody is)."""
+
+    def __init__(self, root: Path, warn: Callable[[str], object] = len) -> None:
+        self.root = root
+        self.warn = warn
+
+    def has(self, kind: str, key: str) -> bool:
+        """Tells whether an entry is there, by its manifest and file sizes alone: cheap enough for a plan."""
+        manifest = self._manifest(kind, key)
+        folder = self.root / kind / key
+        return manifest is not None and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == told["size"]
+            for name, told in manifest["files"].items()
+        )
+
+    def get(self, kind: str, key: str) -> Path | None:
+        """Returns the folder of an entry whose every byte matches its manifest; sets a damaged one aside."""
+        folder = self.root / kind / key
+        if not folder.is_dir():
+            return None
+        manifest = self._manifest(kind, key)
+        damage = "no readable manifest" if manifest is None else _damage(folder, manifest)
+        if not damage:
+            return folder
+        self._quarantine(folder, damage)
+        return None
+
+    def put(self, kind: str, key: str, inputs: Any, fill: Callable[[Path], None]) -> Path:
+        """Makes an entry: `fill` writes its files into an empty folder, which is renamed into place when whole.
+
+        Where another process was faster, its entry stays and is returned.
+        """
+        target = self.root / kind / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=target.parent))
+        try:
+            fill(aside)
+            files = {}
+            for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+                data = path.read_bytes()
+                _sync(path)
+                files[path.relative_to(aside).as_posix()] = {"sha256": digest(data), "size": len(data)}
+            write_aside(aside / MANIFEST, _json({"files": files, "inputs": inputs, "key": key, "kind": kind}))
+            try:
+                aside.rename(target)
+            except OSError:
+                if self.get(kind, key) is None:  # what stood in the way was damaged, and is now set aside
+                    aside.rename(target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return target
+
+    def inputs(self, kind: str, key: str) -> Any:
+        """Returns the inputs that an entry was made from, None where it is not there."""
+        manifest = self._manifest(kind, key)
+        return manifest["inputs"] if manifest else None
+
+    def read_json(self, kind: str, key: str) -> Any:
+        """Returns the value of an entry made by `put_json`, None where there is none."""
+        folder = self.get(kind, key)
+        return json.loads((folder / "value.json").read_bytes()) if folder else None
+
+    def put_json(self, kind: str, key: str, inputs: Any, value: Any) -> None:
+        """Keeps a JSON value."""
+        data = canonical(value).encode()
+        self.put(kind, key, inputs, lambda folder: _write(folder / "value.json", data))
+
+    def memo(self, kind: str, inputs: Any, compute: Callable[[], Any]) -> Any:
+        """Returns the JSON value of cheap work on these inputs, from the store where it is kept."""
+        key = digest(inputs)
+        value = self.read_json(kind, key)
+        if value is None:
+            value = compute()
+            with contextlib.suppress(OSError):  # a read-only checkout works, only slower
+                self.put_json(kind, key, None, value)
+        return value
+
+    @contextlib.contextmanager
+    def lock(self, timeout_s: float) -> Iterator[None]:
+        """Holds the only right to build; waits for another build, and goes with the process if it dies."""
+        from filelock import FileLock, Timeout
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / "build.lock"
+        try:
+            with FileLock(path, timeout=timeout_s, fallback_to_soft=False):
+                yield
+        except Timeout:
+            wanted = "Wait for it, or raise machine.lock_timeout_s."
+            raise MachineError(Problem(str(path), f"another build ran for over {timeout_s:g} s", wanted)) from None
+
+    def entries(self) -> list[Entry]:
+        """Lists what is kept, sorted by kind and key."""
+        found = []
+        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST}")):
+            folder = manifest.parent
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            found.append(Entry(folder.parent.name, folder.name, size))
+        return found
+
+    def clear(self) -> None:
+        """Removes everything that is kept; the next build makes it again."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _manifest(self, kind: str, key: str) -> Any:
+        try:
+            manifest = json.loads((self.root / kind / key / MANIFEST).read_bytes())
+            sound = manifest["key"] == key and all(
+                isinstance(f["size"], int) and isinstance(f["sha256"], str) for f in manifest["files"].values()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return manifest if sound else None
+
+    def _quarantine(self, folder: Path, damage: str) -> None:
+        aside = self.root / "quarantine"
+        aside.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name[:16]}-", dir=aside))
+        folder.rename(place / folder.name)
+        self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({damage}); it is made again")
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old bytes or the new ones, never part of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write(aside, data)
+        aside.replace(path)
+        _sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _damage(folder: Path, manifest: Any) -> str:
+    for name, told in manifest["files"].items():
+        try:
+            data = (folder / name).read_bytes()
+        except OSError:
+            return f"{name} is missing"
+        if digest(data) != told["sha256"]:
+            return f"{name} does not match its sha256"
+    return ""

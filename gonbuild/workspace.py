@@ -1,0 +1,270 @@
+"""Owns what is there: a project's cards, templates, settings, lock and packs, and the keys of what is made from them.
+
+It reads and remembers, decides nothing, and writes nothing but memos into the store.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gonbuild import packs
+from gonbuild.models import Models
+from gonbuild.packs import Line, Lock
+from gonbuild.records import Card, Deck, Row, Story, digest
+from gonbuild.settings import Settings
+from gonbuild.store import Store
+
+if TYPE_CHECKING:
+    from gonbuild.cards import Library
+    from gonbuild.prompts import Templates
+
+# A step's version: raised by whoever changes what the step makes of the same inputs.
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, PACKS_STEP = 1, 1, 1, 1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The project's inputs as the cheap steps leave them: nothing here needs a model."""
+
+    key: str
+    decks: tuple[Deck, ...]
+    cards: tuple[Card, ...]
+    """Without their examples."""
+    prompts: Mapping[str, str]
+    """Card id -> digest of its rendered prompts."""
+    rows: Mapping[str, str]
+    """Source -> digest of its training rows."""
+    notes: tuple[str, ...]
+
+
+class Workspace:
+    """A project's inputs, read when first asked for; one object sees one state of the folder."""
+
+    def __init__(self, root: Path, settings: Settings, store: Store, models: Models) -> None:
+        self.root, self.settings, self.store, self.models = root, settings, store, models
+
+    def read(self, name: str) -> bytes:
+        """Returns a file's bytes, none where there is no such file."""
+        path = self.root / name
+        return path.read_bytes() if path.is_file() else b""
+
+    @cached_property
+    def library(self) -> "Library":
+        """Decks and examples, read in full."""
+        from gonbuild.cards import read_library
+
+        return read_library(self.root)
+
+    @cached_property
+    def templates(self) -> "Templates":
+        """The project's templates, compiled."""
+        from gonbuild.prompts import load_templates
+
+        return load_templates(self.root)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The adapter's training rows; a story that does not tell its card's effect is none."""
+        from gonbuild.dataset import training_rows
+        from gonbuild.effects import read_effect, tell
+
+        return training_rows(
+            self.library.cards,
+            self.example_cards(held_out=False),
+            self.templates,
+            self.settings.dataset,
+            lambda story, card: not tell(story, read_effect(card.effect)),
+        )
+
+    def example_cards(self, *, held_out: bool) -> list[Card]:
+        """Returns the example cards that models may train on, or those that none may."""
+        names = self.models.held_out()
+        return [card for card in self.library.examples if (card.name in names) is held_out]
+
+    @cached_property
+    def scan(self) -> Scan:
+        """The cheap steps' results, from the store while no file of theirs has changed."""
+        inputs = {
+            "files": {
+                path.relative_to(self.root).as_posix(): digest(path.read_bytes())
+                for folder in ("cards", "cards/examples", "templates")
+                for path in sorted((self.root / folder).glob("*"))
+                if path.is_file() and path.suffix in (".yaml", ".jsonl", ".txt", ".jinja")
+            },
+            "dataset": self.settings.dataset.model_dump(),
+            "held_out": sorted(self.models.held_out()),
+            "step": LIBRARY_STEP,
+        }
+        value = self.store.memo("library", inputs, self._scan)
+        return Scan(
+            key=digest(inputs),
+            decks=tuple(Deck(d["stem"], d["title"], tuple(d["cards"])) for d in value["decks"]),
+            cards=tuple(Card(**card) for card in value["cards"]),
+            prompts=value["prompts"],
+            rows=value["rows"],
+            notes=tuple(value["notes"]),
+        )
+
+    def _scan(self) -> dict[str, Any]:
+        from gonbuild.dataset import row_digests
+        from gonbuild.effects import read_effect
+
+        library = self.library
+        prompts = {card.id: self.templates.prompt(card) for card in library.cards}
+        # The pack's template is tried here, so that a mistake in it is found before any model runs.
+        trial = {card.id: (Story(f"{card.id}.1", card.name, 0, 0.0, 0.0),) for card in library.cards}
+        self._pack_files(library.decks, library.cards, trial)
+        trained = {(row.source, row.completion) for row in self.rows}
+        notes = [
+            f"{card.where}: card '{card.id}': effect: could not read '{unread}'; only its text is checked"
+            for card in library.cards
+            if (unread := read_effect(card.effect).unread)
+        ]
+        notes += [
+            f"{card.where}: card '{card.id}': example {n} does not tell the effect and is not trained on"
+            for card in library.cards
+            for n, story in enumerate(card.examples, 1)
+            if (card.id, self.templates.completion(story)) not in trained
+        ]
+        return {
+            "decks": [vars(deck) for deck in library.decks],
+            "cards": [{**vars(card), "examples": ()} for card in library.cards],
+            "prompts": {card: digest([p.text, p.without_card]) for card, p in prompts.items()},
+            "rows": row_digests(self.rows),
+            "notes": notes,
+        }
+
+    # The keys: each a digest of named inputs, which the store keeps beside what was made from them.
+
+    @cached_property
+    def adapter_inputs(self) -> dict[str, Any]:
+        """Everything that decides the adapter's weights."""
+        return {
+            "base": self.models.identity(),
+            "rows": dict(self.scan.rows),
+            "model": self.settings.model.model_dump(include={"dtype", "quantization"}),
+            "adapter": self.settings.adapter.model_dump(mode="json"),
+            "step": ADAPTER_STEP,
+        }
+
+    @cached_property
+    def adapter_key(self) -> str:
+        """Key of the adapter that today's rows and settings ask for."""
+        return digest(self.adapter_inputs)
+
+    def candidate_inputs(self, adapter: str, card: str, round_: int) -> dict[str, Any]:
+        """Everything that decides one card's candidates of one round (from 0)."""
+        count = self.settings.sampling.candidates
+        return {
+            "adapter": adapter,
+            "card": card,
+            "prompt": self.scan.prompts[card],
+            "sampling": self.settings.sampling.model_dump(mode="json"),
+            "first": round_ * count,
+            "last": (round_ + 1) * count,
+            "step": CANDIDATES_STEP,
+        }
+
+    @cached_property
+    def stage_settings(self) -> dict[str, Any]:
+        """The settings that every card's stories depend on; the lock names them by digest."""
+        return {
+            "sampling": self.settings.sampling.model_dump(mode="json"),
+            "filters": self.settings.filters.model_dump(mode="json"),
+        }
+
+    @cached_property
+    def settings_key(self) -> str:
+        """Digest of the stage settings."""
+        return digest(self.stage_settings)
+
+    def card_inputs(self, card: Card) -> dict[str, Any]:
+        """Everything of one card's own that its stories depend on, as its lock line keeps it."""
+        return {
+            "name": card.name,
+            "type": card.type,
+            "effect": card.effect,
+            "stories": card.stories or self.settings.selection.stories,
+            "prompt": self.scan.prompts[card.id],
+            "settings": self.settings_key,
+        }
+
+    # What was built before.
+
+    @cached_property
+    def lock_bytes(self) -> bytes:
+        """The lock as it stands on the disk."""
+        return self.read(packs.LOCK)
+
+    @cached_property
+    def lock(self) -> Lock:
+        """The lock, read."""
+        return packs.read_lock(self.lock_bytes)
+
+    @cached_property
+    def pack_bytes(self) -> dict[str, bytes]:
+        """Every pack file's bytes by name."""
+        folder = self.root / packs.PACKS
+        return {p.name: p.read_bytes() for p in sorted(folder.glob("*")) if p.suffix in (".json", ".md")}
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return packs.texts_by_digest(self.pack_bytes)
+
+    def has_texts(self, line: Line) -> bool:
+        """Tells whether every text that a line names still stands in some pack."""
+        return not self.changed_packs or all(story.sha256 in self._texts for story in line.stories)
+
+    def stories(self, line: Line) -> tuple[Story, ...]:
+        """Returns a line's stories with their texts, those that still stand in some pack."""
+        return tuple(
+            Story(s.id, self._texts[s.sha256], s.candidate, s.gain, s.novelty)
+            for s in line.stories
+            if s.sha256 in self._texts
+        )
+
+    def render(self, stories: Mapping[str, tuple[Story, ...]]) -> dict[str, bytes]:
+        """Returns every pack file's bytes for these stories."""
+        return self._pack_files(self.scan.decks, self.scan.cards, stories)
+
+    def _pack_files(
+        self, decks: Sequence[Deck], cards: Sequence[Card], stories: Mapping[str, tuple[Story, ...]]
+    ) -> dict[str, bytes]:
+        def markdown(**values: Any) -> str:
+            return self.templates.render("pack.md.jinja", **values)
+
+        return packs.pack_files(self.settings.packs.title, decks, cards, stories, markdown)
+
+    @cached_property
+    def changed_packs(self) -> dict[str, str]:
+        """Pack files that are not what lock, cards and templates give -> why; empty where all is well.
+
+        A digest of every file is remembered when packs are written, so that nothing needs rendering here.
+        """
+        found = self.pack_bytes
+        told = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
+        if told is not None:
+            names = [n for n in {*told, *found} if n not in found or told.get(n) != digest(found[n])]
+            why = "edited by hand"
+        else:
+            wanted = self.render({line.card: self.stories(line) for line in self.lock.lines.values()})
+            names = [n for n in {*wanted, *found} if wanted.get(n) != found.get(n)]
+            why = "is not what the lock, the cards and the templates give"
+            if not names:
+                self.remember_packs(self.lock_bytes, wanted)
+        return {name: why if name in found else "missing" for name in sorted(names)}
+
+    def remember_packs(self, lock: bytes, files: Mapping[str, bytes]) -> None:
+        """Notes the digests of pack files that belong to a lock."""
+        self.store.memo("packs", self._pack_inputs(lock), lambda: {n: digest(data) for n, data in files.items()})
+
+    def _pack_inputs(self, lock: bytes) -> dict[str, Any]:
+        return {
+            "lock": digest(lock),
+            "library": self.scan.key,
+            "template": digest(self.read("templates/pack.md.jinja")),
+            "title": self.settings.packs.title,
+            "step": PACKS_STEP,
+        }

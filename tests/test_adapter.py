@@ -1,0 +1,211 @@
+"""Training an adapter and putting it on a base."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from trl import SFTConfig, SFTTrainer
+
+from gonbuild.adapter import attach_adapter, detach_adapter, train_adapter
+from gonbuild.base import locate_base
+from gonbuild.errors import InputError, MachineError
+from gonbuild.model import load_base, rows_are_exact
+from gonbuild.records import Row
+from gonbuild.settings import AdapterSettings, ModelSettings
+from tests.tiny import write_tiny_base
+
+PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
+STORIES = [
+    "Cá bơi về, Sông thêm 2 điểm.",
+    "Nước trong trở lại.",
+    "Các bạn nhỏ vớt rác trên sông, cả làng vui.",
+    "Cá bơi.",
+]
+ROWS = [Row(f"card-{n}", PROMPT.format(n), STORIES[n % 4] + "<|end|>") for n in range(10)]
+SETTINGS = AdapterSettings(rank=4, alpha=8, batch_size=4, epochs=2.0, dropout=0.1)
+IDS = torch.tensor([[2, 300, 301, 17, 45, 4]])
+
+
+def load(folder: Path):
+    settings = ModelSettings(base=str(folder))
+    return load_base(locate_base(settings, folder), settings, threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_base(tmp_path_factory.mktemp("bases") / "small")
+
+
+@pytest.fixture
+def base(folder):
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """An adapter and what its training told."""
+    made = tmp_path_factory.mktemp("adapter")
+    return made, train_adapter(load(folder), ROWS, SETTINGS, made)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def test_same_rows_and_settings_give_the_same_bytes(base, trained, tmp_path):
+    torch.manual_seed(1234)
+    train_adapter(base, ROWS, SETTINGS, tmp_path)
+    assert weights(tmp_path) == weights(trained[0])
+    assert (tmp_path / "adapter_config.json").read_bytes() == (trained[0] / "adapter_config.json").read_bytes()
+
+
+def test_another_seed_gives_another_adapter(base, trained, tmp_path):
+    train_adapter(base, ROWS, SETTINGS.model_copy(update={"seed": 1}), tmp_path)
+    assert weights(tmp_path) != weights(trained[0])
+
+
+@pytest.mark.skipif(not rows_are_exact(), reason="this CPU's products depend on the thread count")
+def test_two_threads_give_the_same_bytes(base, trained, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    train_adapter(base, ROWS, SETTINGS, tmp_path)
+    torch.set_num_threads(before)
+    assert weights(tmp_path) == weights(trained[0])
+
+
+def test_training_learns_says_what_it_did_and_writes_two_files(base, tmp_path, capfd):
+    told = []
+    training = train_adapter(
+        base, ROWS, SETTINGS.model_copy(update={"epochs": 8.0, "learning_rate": 0.02}), tmp_path,
+        lambda *step: told.append(step),
+    )  # fmt: skip
+    assert [step for step, _ in training.losses] == list(range(1, 25))
+    assert training.losses[-1][1] < 0.8 * training.losses[0][1]
+    assert training.tokens == 8 * sum(len(base.encode_row(row)[0]) for row in ROWS)
+    assert {"torch", "trl", "peft"} <= training.versions.keys()
+    assert told == [("training", step, 24) for step in range(25)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_config_names_the_base_and_no_path_of_this_machine(trained):
+    text = (trained[0] / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert config["base_model_name_or_path"] == "small"
+    assert config["target_modules"] == sorted(SETTINGS.targets)
+    assert not [value for value in config.values() if isinstance(value, str) and "/" in value]
+
+
+def test_base_is_as_before_after_training(base, tmp_path):
+    before = logits(base.model)
+    train_adapter(base, ROWS, SETTINGS, tmp_path)
+    assert torch.equal(logits(base.model), before)
+    assert not hasattr(base.model, "peft_config")
+
+
+def test_rows_are_labelled_as_trl_labels_them(folder, base, tmp_path):
+    told = [{"prompt": row.prompt, "completion": row.completion} for row in ROWS]
+    options = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False)
+    theirs = SFTTrainer(
+        load(folder).model, options, train_dataset=Dataset.from_list(told), processing_class=base.tokenizer
+    )
+    for row, wanted in zip(ROWS, theirs.train_dataset, strict=True):
+        ids, start = base.encode_row(row)
+        assert ids == wanted["input_ids"]
+        assert [-100] * start + ids[start:] == wanted["labels"]
+
+
+def test_all_long_rows_are_named(base, tmp_path):
+    rows = [*ROWS, Row("dai-001", PROMPT, "Sông " * 60), Row("dai-002", PROMPT, "Sông " * 90)]
+    with pytest.raises(InputError, match=r"'dai-001' and its prompt have \d+ tokens. Wanted at most 70") as caught:
+        train_adapter(base, rows, SETTINGS.model_copy(update={"max_tokens": 70}), tmp_path)
+    assert len(caught.value.problems) == 2
+
+
+def test_no_rows_are_an_input_error(base, tmp_path):
+    with pytest.raises(InputError, match="no story to train on"):
+        train_adapter(base, [], SETTINGS, tmp_path)
+
+
+def test_unknown_targets_are_an_input_error(base, tmp_path):
+    with pytest.raises(InputError, match="adapter.targets"):
+        train_adapter(base, ROWS, SETTINGS.model_copy(update={"targets": ("w_pack",)}), tmp_path)
+    assert not hasattr(base.model, "peft_config")
+
+
+def test_diverged_training_stops_and_writes_no_adapter(base, tmp_path):
+    base.model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(MachineError, match="training diverged: the loss of update 1 is nan"):
+        train_adapter(base, ROWS, SETTINGS, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+def test_attached_adapter_is_what_peft_itself_makes_of_it(folder, base, trained):
+    ours = logits(attach_adapter(base, trained[0]).model)
+    theirs = logits(PeftModel.from_pretrained(load(folder).model, trained[0]).eval())
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(ours, logits(base.model), atol=1e-2)
+
+
+def test_base_stays_without_the_adapter_that_is_attached_to_a_copy(base, trained, capfd):
+    before = logits(base.model)
+    attach_adapter(base, trained[0])
+    detach_adapter(base)
+    assert torch.equal(logits(base.model), before)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    for path in trained[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_pickled_adapter_is_refused(base, copy):
+    (copy / "adapter_model.safetensors").rename(copy / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"no adapter_model.safetensors \(adapter_model.bin is a pickle"):
+        attach_adapter(base, copy)
+
+
+def test_adapter_without_config_is_refused(base, copy):
+    (copy / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match="no readable adapter_config.json"):
+        attach_adapter(base, copy)
+
+
+def test_adapter_of_another_base_is_refused(base, copy):
+    config = json.loads((copy / "adapter_config.json").read_text()) | {"base_model_name_or_path": "big"}
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="made for 'big', and model.base is 'small'"):
+        attach_adapter(base, copy)
+
+
+def test_adapter_of_another_width_is_refused(copy, tmp_path_factory):
+    wide = load(write_tiny_base(tmp_path_factory.mktemp("wide") / "small", width=64))
+    with pytest.raises(InputError, match=r"does not fit small: .*lora_A.weight is \(4, 64\), \(4, 128\) wanted"):
+        attach_adapter(wide, copy)
+
+
+def test_adapter_with_a_matrix_missing_is_refused(base, copy):
+    tensors = load_file(copy / "adapter_model.safetensors")
+    tensors.popitem()
+    save_file(tensors, copy / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="lacks base_model.model.model.layers"):
+        attach_adapter(base, copy)
+
+
+def test_cut_adapter_is_refused(base, copy):
+    (copy / "adapter_model.safetensors").write_bytes(weights(copy)[:-10])
+    with pytest.raises(InputError, match="adapter_model.safetensors cannot be read"):
+        attach_adapter(base, copy)

@@ -1,0 +1,57 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
+
+from gonbuild.bleu import BleuIndex, sentence_bleu, signature
+from gonbuild.language import fold
+
+WORDS = st.sampled_from(["rừng", "Rừng", "sông", "tăng", "2", "điểm", "hoà", "hòa", ".", "điểm.", "1,5"])
+TEXTS = st.lists(WORDS, max_size=12).map(" ".join)
+
+
+def brute(text: str, texts: list[str]) -> list[float]:
+    metric = BLEU(effective_order=True)
+    return [metric.sentence_score(fold(text), [fold(t)]).score for t in texts]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8), st.lists(TEXTS, max_size=6), TEXTS)
+def test_nearest_is_what_comparing_with_every_text_finds(first, added, text):
+    index = BleuIndex(first)
+    for more in added:
+        index.add(more)
+    scores = brute(text, first + added)
+    assert index.nearest(text) == (max(scores), scores.index(max(scores)))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8), st.lists(TEXTS, max_size=6), TEXTS, st.sampled_from([0.0, 12.5, 50.0]))
+def test_at_least_finds_every_text_over_the_limit(first, added, text, limit):
+    index = BleuIndex(first)
+    for more in added:
+        index.add(more)
+    scores = brute(text, first + added)
+    wanted = sorted([(s, i) for i, s in enumerate(scores) if s >= limit], key=lambda pair: (-pair[0], pair[1]))
+    assert index.at_least(text, limit) == wanted
+
+
+def test_a_text_scores_full_marks_against_itself_in_any_composition():
+    assert sentence_bleu("Hoà bình.", "Ho\u0300a bình.") == pytest.approx(100)
+    assert sentence_bleu("rừng", "rừng") == pytest.approx(100)
+
+
+def test_empty_index_has_nothing_near():
+    assert BleuIndex().nearest("Rừng tăng 2 điểm.") == (0.0, -1)
+    assert BleuIndex().at_least("Rừng tăng 2 điểm.", 0) == []
+
+
+def test_same_text_is_found_by_its_tokens():
+    index = BleuIndex(["Hoà bình."])
+    index.add("Rừng tăng 2 điểm.")
+    assert index.find("RỪNG tăng  2 điểm .") == 1
+    assert index.find("hòa bình.") == 0
+    assert index.find("Hòa bình") is None
+    assert len(index) == 2
+
+
+def test_signature_is_sacrebleus():
+    assert signature().startswith("nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:")

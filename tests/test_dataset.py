@@ -1,0 +1,98 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gonbuild.cards import read_library
+from gonbuild.chat import import_chat
+from gonbuild.dataset import chat_jsonl, row_digests, training_rows
+from gonbuild.prompts import load_templates
+from gonbuild.records import Card, Row
+from gonbuild.settings import DatasetSettings
+
+ROOT = Path(__file__).parents[1]
+TEMPLATES = load_templates(ROOT)
+CARDS = [
+    Card("b", "Hai", "Bảo Vệ", "+2 điểm cho Rừng", examples=("Hai một.", "Hai hai.")),
+    Card("a", "Một", "Thiên Tai", "-1 điểm Làng", examples=("Một một.",)),
+]
+EXAMPLES = [
+    Card("", f"Thẻ {n}", "Bảo Vệ", "+1 điểm cho Sông", examples=tuple(f"Chuyện {n} {m}." for m in range(4)))
+    for n in range(10)
+]
+
+
+def rows_of(cards=CARDS, examples=EXAMPLES, count=0, seed=0, **more):
+    return training_rows(cards, examples, TEMPLATES, DatasetSettings(examples=count, seed=seed), **more)
+
+
+def test_row_is_prompt_and_story_with_its_end():
+    first = rows_of()[0]
+    assert first == Row("a", TEMPLATES.prompt(CARDS[1]).text, "Một một.<|end|>")
+
+
+def test_deck_rows_come_first_by_id_whatever_the_order_of_cards():
+    rows = rows_of(count=3)
+    assert [row.source for row in rows[:3]] == ["a", "b", "b"]
+    assert all(row.source.startswith("Thẻ ") for row in rows[3:])
+    assert rows == rows_of(cards=CARDS[::-1], examples=EXAMPLES[::-1], count=3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 40, 1000])
+def test_as_many_example_stories_are_drawn_as_asked(count):
+    assert len(rows_of(count=count)) == 3 + min(count, 40)
+
+
+def test_one_more_example_shifts_one_row_at_most():
+    before = {*rows_of(count=20)}
+    for n in range(10):
+        more = [*EXAMPLES, replace(EXAMPLES[0], name=f"Mới {n}", examples=("Mới.",))]
+        assert len(before - {*rows_of(examples=more, count=20)}) <= 1
+
+
+def test_another_seed_draws_others():
+    assert {*rows_of(count=10)} != {*rows_of(count=10, seed=1)}
+
+
+def test_story_that_does_not_fit_is_left_out_and_another_drawn():
+    rows = rows_of(count=20, fits=lambda story, card: "1." not in story and card.name != "Thẻ 3")
+    assert len(rows) == 3 + 20
+    assert not any("1.<" in row.completion or row.source == "Thẻ 3" for row in rows)
+
+
+def test_duplicates_are_dropped():
+    twice = [replace(CARDS[1], examples=("Một một.", "Một một."))]
+    assert len(rows_of(cards=twice)) == 1
+    assert len(rows_of(cards=[], examples=[*EXAMPLES, *EXAMPLES], count=1000)) == 40
+
+
+def test_story_of_a_deck_card_is_not_told_twice_by_the_examples():
+    again = [replace(CARDS[1], id="")]
+    assert [row.source for row in rows_of(examples=again, count=5)] == ["a", "b", "b"]
+
+
+def test_digest_moves_for_the_changed_card_alone():
+    changed = [CARDS[0], replace(CARDS[1], examples=("Một khác.",))]
+    before, after = row_digests(rows_of(count=5)), row_digests(rows_of(cards=changed, count=5))
+    assert {source for source in before if before[source] != after[source]} == {"a"}
+    assert before.keys() == after.keys()
+
+
+def test_digest_depends_on_the_order_of_a_cards_stories():
+    turned = [replace(CARDS[0], examples=CARDS[0].examples[::-1]), CARDS[1]]
+    before, after = row_digests(rows_of()), row_digests(rows_of(cards=turned))
+    assert before["a"] == after["a"]
+    assert before["b"] != after["b"]
+
+
+def test_chat_format_is_read_back():
+    found = import_chat(chat_jsonl(CARDS, system="Kể chuyện.").encode(), "chat.jsonl")
+    assert found.cards == tuple(replace(card, id="") for card in CARDS)
+    assert found.unplaced == ()
+
+
+def test_the_games_own_cards_make_rows_of_every_kind():
+    library = read_library(ROOT)
+    rows = training_rows(library.cards, library.examples[:50], TEMPLATES, DatasetSettings(examples=100))
+    assert {card.id for card in library.cards} < {row.source for row in rows}
+    assert len(rows) == sum(len(card.examples) for card in library.cards) + 100

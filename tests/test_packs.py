@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from gonbuild.errors import InputError
+from gonbuild.packs import Line, Lock, lock_bytes, pack_files, read_lock, shipped, texts_by_digest
+from gonbuild.prompts import load_templates
+from gonbuild.records import Card, Deck, Story, digest
+
+REPOSITORY = Path(__file__).parent.parent
+VALUES = {"sampling": {"seed": 0}, "filters": {"min_words": 12}}
+CARDS = (
+    Card("b-1", "Hai", "Thiên Tai", "-1 điểm cho Sông", deck="thu"),
+    Card("a-1", "Một", "Bảo Vệ", "+2 điểm cho Rừng", deck="thu"),
+)
+DECKS = (Deck("thu", "Thử", ("b-1", "a-1")),)
+STORIES = {
+    "a-1": (
+        Story("a-1.1", "Cây *xanh* <b>mọc</b> lên, Rừng tăng 2 điểm.", 3, 1.25, 20.5),
+        Story("a-1.2", "Hai.", 4, 0.5, 0.0),
+    ),
+    "b-1": (Story("b-1.1", 'Nước nói "mặn", Sông mất 1 điểm.', 0, -0.1, 9.0),),
+}
+
+
+def line(card: str, **changes: object) -> Line:
+    values = {
+        "card": card,
+        "inputs": {"name": card, "settings": digest(VALUES)},
+        "adapter": "9f2c",
+        "stories": tuple(shipped(s) for s in STORIES.get(card, ())),
+        "signature": "sacrebleu",
+        **changes,
+    }
+    return Line(**values)  # type: ignore[arg-type]
+
+
+def render() -> dict[str, bytes]:
+    templates = load_templates(REPOSITORY)
+    return pack_files("GON", DECKS, CARDS, STORIES, lambda **v: templates.render("pack.md.jinja", **v))
+
+
+def test_lock_reads_back_what_it_wrote() -> None:
+    lock = Lock({"b-1": line("b-1"), "a-1": line("a-1", short="1 of 2 stories", rounds=4)}, {digest(VALUES): VALUES})
+    data = lock_bytes(lock)
+    assert read_lock(data) == lock
+    assert lock_bytes(read_lock(data)) == data
+
+
+def test_lock_holds_a_line_a_card_sorted_by_id_after_the_settings_in_use() -> None:
+    lock = Lock({"b-1": line("b-1"), "a-1": line("a-1")}, {digest(VALUES): VALUES, "unused": {}})
+    rows = [json.loads(row) for row in lock_bytes(lock).splitlines()]
+    assert rows[0] == {"settings": digest(VALUES), "values": VALUES}
+    assert [row["card"] for row in rows[1:]] == ["a-1", "b-1"]
+    assert all("text" not in story for row in rows[1:] for story in row["stories"])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"<<<<<<< HEAD",
+        b"{}",
+        b"[1]",
+        b"null",
+        b'{"card": "a-1"}',
+        b'{"card":1,"inputs":{},"adapter":"x","stories":[],"signature":"s"}',
+        b'{"card":"a","inputs":[],"adapter":"x","stories":[],"signature":"s"}',
+        b'{"card":"a","inputs":{},"adapter":"x","stories":[{"id":"a.1"}],"signature":"s"}',
+        b'{"card":"a","inputs":{},"adapter":"x","stories":[],"signature":"s","more":1}',
+        b'{"settings":"0000","values":{"sampling":{}}}',
+        b"\xff\xfe\x00",
+        b"[" * 50_000,
+    ],
+)
+def test_line_that_is_none_is_named(raw: bytes) -> None:
+    data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES})) + raw + b"\n"
+    with pytest.raises(InputError, match=r"build/stories.lock.jsonl:3: is no line of a lock: .*Resolve the merge"):
+        read_lock(data)
+
+
+def test_card_with_two_lines_is_named() -> None:
+    data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES}))
+    with pytest.raises(InputError, match="lock.jsonl:3"):
+        read_lock(data + data.splitlines()[1])
+
+
+def test_all_bad_lines_are_named_at_once() -> None:
+    with pytest.raises(InputError, match="lock.jsonl:1") as e:
+        read_lock(b"x\ny\nz\n")
+    assert len(e.value.problems) == 3
+
+
+def test_json_pack_has_the_documented_form() -> None:
+    pack = json.loads(render()["stories.json"])
+    assert pack["schema"] == 1
+    assert pack["deck"] == "GON"
+    assert pack["cards"]["a-1"] == {
+        "name": "Một",
+        "type": "Bảo Vệ",
+        "effect": "+2 điểm cho Rừng",
+        "stories": [
+            {"id": "a-1.1", "text": "Cây *xanh* <b>mọc</b> lên, Rừng tăng 2 điểm."},
+            {"id": "a-1.2", "text": "Hai."},
+        ],
+    }
+    assert json.loads(render()["thu.json"])["deck"] == "Thử"
+    assert list(pack["cards"]) == ["b-1", "a-1"]
+
+
+def test_markdown_pack_groups_by_type_and_escapes_generated_text() -> None:
+    text = render()["stories.md"].decode()
+    headings = [line for line in text.splitlines() if line.startswith("##")]
+    assert headings == ["## Bảo Vệ", "### Một", "## Thiên Tai", "### Hai"]
+    assert "<b>" not in text
+    assert "*xanh*" not in text
+
+
+def test_texts_are_found_in_either_file_when_the_other_is_lost() -> None:
+    files = render()
+    wanted = {digest(s.text.encode()): s.text for stories in STORIES.values() for s in stories}
+    for name in ("stories.json", "stories.md"):
+        found = texts_by_digest({name: files[name]})
+        assert wanted.items() <= found.items(), name
+
+
+def test_damaged_json_pack_still_gives_its_whole_texts() -> None:
+    data = render()["stories.json"]
+    found = texts_by_digest({"stories.json": data[: data.index(b"a-1.2")]})
+    assert digest(STORIES["a-1"][0].text.encode()) in found
+    assert digest(b"Hai.") not in found

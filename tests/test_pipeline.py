@@ -1,0 +1,296 @@
+"""The line on a three-card project with fake models: what each change does, in the plan's words and in the packs."""
+
+import difflib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes import DECK, FakeModels, make_project, open_project
+
+from gonbuild.cli import plan_lines
+from gonbuild.errors import InputError, MachineError
+from gonbuild.pipeline import Project
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for folder in ("build/packs", "build")
+        for p in sorted((root / folder).glob("*"))
+        if p.is_file()
+    }
+
+
+def changes(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    """The Markdown pack's diff without context, and the cards whose lock line or JSON record changed."""
+    old, new = (s.get("build/packs/stories.md", b"").decode().splitlines() for s in (before, after))
+    lines = [
+        line for line in difflib.unified_diff(old, new, n=0, lineterm="") if not line.startswith(("---", "+++", "@@"))
+    ]
+    for name in ("build/packs/stories.json", "build/stories.lock.jsonl"):
+        cards = [by_card(name, s.get(name, b"")) for s in (before, after)]
+        touched = [c for c in sorted({*cards[0], *cards[1]}) if cards[0].get(c) != cards[1].get(c)]
+        lines.append(f"{Path(name).name}: {', '.join(touched) or 'nothing'}")
+    return lines
+
+
+def by_card(name: str, data: bytes) -> dict[str, object]:
+    if name.endswith("jsonl"):
+        return {row["card"]: row for row in map(json.loads, data.splitlines()) if "card" in row}
+    return dict(json.loads(data)["cards"]) if data else {}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def edit_effect(root: Path) -> None:
+    edit(root / "cards/thu.yaml", "+2 điểm cho Rừng", "+3 điểm cho Rừng")
+
+
+def add_card(root: Path) -> None:
+    card = "  - {id: dat-001, name: Ủ Phân, type: Bảo Vệ, effect: +1 điểm cho Đất}\n"
+    with (root / "cards/thu.yaml").open("a", encoding="utf-8") as f:
+        f.write(card)
+
+
+def set_settings(text: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        with (root / "pyproject.toml").open("a", encoding="utf-8") as f:
+            f.write(text)
+
+    return write
+
+
+def lose_story(root: Path) -> None:
+    story = json.loads((root / "build/packs/stories.json").read_bytes())["cards"]["rung-001"]["stories"][0]["text"]
+    for path in (root / "build/packs").iterdir():
+        edit(path, story, "Một câu khác.") if story in path.read_text(encoding="utf-8") else None
+
+
+SCENARIOS: dict[str, Callable[[Path], object]] = {
+    "no-op": lambda root: None,
+    "comment-in-yaml": lambda root: edit(root / "cards/thu.yaml", "cards:", "cards: # nothing"),
+    "one-card-edit": edit_effect,
+    "new-card": add_card,
+    "removed-card": lambda root: edit(root / "cards/thu.yaml", DECK[DECK.index("  - id: song") :], ""),
+    "renamed-card": lambda root: edit(root / "cards/thu.yaml", "Quét Ngõ Sáng Chủ Nhật", "Quét Ngõ"),
+    "template-change": lambda root: edit(root / "templates/system.txt", "1-2 câu", "hai câu"),
+    "pack-template-change": lambda root: edit(root / "templates/pack.md.jinja", "{{ title", "Bộ {{ title"),
+    "filter-change": set_settings("[tool.gonbuild.filters]\nmin_words = 14\n"),
+    "filter-that-drops-a-story": set_settings('[tool.gonbuild.filters]\nbanned_words = ["BANNED"]\n'),
+    "sampling-change": set_settings("[tool.gonbuild.sampling]\ntemperature = 0.9\n"),
+    "more-stories": set_settings("[tool.gonbuild.selection]\nstories = 3\n"),
+    "new-adapter": set_settings("[tool.gonbuild.adapter]\nepochs = 5.0\n"),
+    "pack-edited-by-hand": lambda root: edit(root / "build/packs/stories.md", "## ", "## Sửa "),
+    "story-edited-by-hand": lose_story,
+    "fresh-clone": lambda root: shutil.rmtree(root / "build/cache"),
+    "fresh-clone-with-an-edit": lambda root: (shutil.rmtree(root / "build/cache"), edit_effect(root)),
+    "fresh-clone-edited-by-hand": lambda root: (
+        shutil.rmtree(root / "build/cache"),
+        edit(root / "build/packs/stories.json", "Gieo", "Gieo "),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_plan_says_what_the_build_then_does(name: str, tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    if name == "filter-that-drops-a-story":
+        word = json.loads(before["build/packs/stories.json"])["cards"]["rung-001"]["stories"][0]["text"].split()[1]
+        SCENARIOS[name] = set_settings(f'[tool.gonbuild.filters]\nbanned_words = ["{word}"]\n')
+    SCENARIOS[name](tmp_path)
+    models = FakeModels()
+    project = open_project(tmp_path, models)
+    plan = project.plan()
+    edited = snapshot(tmp_path)
+    project.build()
+    text = [
+        *plan_lines(plan),
+        "",
+        f"models: {'; '.join(models.log) or 'not loaded'}",
+        "",
+        *changes(before, snapshot(tmp_path)),
+    ]
+    if not plan.changes:
+        assert snapshot(tmp_path) == edited
+    assert not open_project(tmp_path).plan().changes
+    check_golden(name, "\n".join(text) + "\n")
+
+
+def check_golden(name: str, text: str) -> None:
+    text = re.sub(r"(?<=adapter |current )[0-9a-f]{4,8}\b", "....", text)
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("GONBUILD_UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_every_golden_file_has_its_scenario() -> None:
+    assert sorted(p.stem for p in GOLDEN.glob("*.txt")) == sorted(SCENARIOS)
+
+
+def test_second_build_touches_no_file(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
+    models = FakeModels()
+    open_project(tmp_path, models).build()
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert models.log == []
+
+
+def test_going_back_to_an_earlier_effect_brings_its_stories_back_without_a_model(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    edit_effect(tmp_path)
+    open_project(tmp_path).build()
+    assert snapshot(tmp_path) != before
+    edit(tmp_path / "cards/thu.yaml", "+3 điểm cho Rừng", "+2 điểm cho Rừng")
+    models = FakeModels()
+    open_project(tmp_path, models).build()
+    assert snapshot(tmp_path) == before
+    assert models.log == []
+
+
+def test_two_machines_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_project(tmp_path / name).build()
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
+
+
+def test_card_order_in_the_deck_moves_no_story(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    first, *rest = DECK.split("  - id: ")
+    models = FakeModels()
+    make_project(tmp_path, "  - id: ".join([first, *reversed(rest)]), models=models).build()
+    assert models.log == []
+
+
+def test_refresh_asks_the_current_adapter_for_new_stories(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    set_settings("[tool.gonbuild.adapter]\nepochs = 5.0\n")(tmp_path)
+    models = FakeModels()
+    built = open_project(tmp_path, models).build(refresh=["song-001"])
+    assert list(built.stories) == ["song-001"]
+    assert models.log == ["train 3", "generate song-001 0-16"]
+    assert changes(before, snapshot(tmp_path))[-1] == "stories.lock.jsonl: song-001"
+
+
+def test_refresh_of_an_unknown_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--refresh: unknown card 'song-01'. Did you mean 'song-001'?"):
+        make_project(tmp_path).plan(refresh=["song-01"])
+
+
+def test_card_without_good_candidates_is_reported_with_its_reasons(tmp_path: Path) -> None:
+    models = FakeModels(bad=["song-001"])
+    built = make_project(tmp_path, models=models).build()
+    assert built.short == {"song-001": "0 of 2 stories; dropped by effect 64"}
+    assert [line for line in models.log if "song" in line] == [
+        f"generate song-001 {first}-{first + 16}" for first in (0, 16, 32, 48)
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "build/report/dropped.jsonl").read_text().splitlines()]
+    assert sum(row["card"] == "song-001" and row["filter"] == "effect" for row in rows) == 64
+    again = open_project(tmp_path)
+    assert not again.plan().changes
+    assert again.plan().short == built.short
+
+
+def test_card_that_falls_short_keeps_its_earlier_stories_while_they_pass(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = json.loads((tmp_path / "build/packs/stories.json").read_bytes())["cards"]["song-001"]["stories"]
+    edit(tmp_path / "cards/thu.yaml", "Rác Trôi Theo Lũ", "Rác Theo Lũ")
+    built = open_project(tmp_path, FakeModels(bad=["song-001"])).build()
+    after = json.loads((tmp_path / "build/packs/stories.json").read_bytes())["cards"]["song-001"]
+    assert after["stories"] == before
+    assert after["name"] == "Rác Theo Lũ"
+    assert built.short == {}
+
+
+class BrokenModels(FakeModels):
+    """Fails after the first card was drawn."""
+
+    def generate(self, folder, requests, progress):  # type: ignore[no-untyped-def]
+        for i, drawn in enumerate(super().generate(folder, requests, progress)):
+            if i == 1:
+                raise MachineError("the GPU is gone")
+            yield drawn
+
+
+def test_failed_build_leaves_the_packs_and_keeps_what_was_drawn(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    edit(tmp_path / "templates/system.txt", "1-2 câu", "hai câu")
+    with pytest.raises(MachineError, match="the GPU is gone"):
+        open_project(tmp_path, BrokenModels()).build()
+    assert snapshot(tmp_path) == before
+    models = FakeModels()
+    open_project(tmp_path, models).build()
+    assert [line.split()[1] for line in models.log] == ["lang-001", "song-001"]
+
+
+def test_wrong_cards_leave_the_packs(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    edit(tmp_path / "cards/thu.yaml", "effect: +1", "efect: +1")
+    with pytest.raises(InputError, match=r"cards/thu.yaml:\d+:\d+: .*efect"):
+        open_project(tmp_path).build()
+    assert snapshot(tmp_path) == before
+
+
+def test_broken_pack_template_is_found_before_any_model_runs(tmp_path: Path) -> None:
+    models = FakeModels()
+    project = make_project(tmp_path, models=models)
+    edit(tmp_path / "templates/pack.md.jinja", "{{ title", "{{ titel")
+    with pytest.raises(InputError, match=r"templates/pack.md.jinja:\d+: .*titel"):
+        project.build()
+    assert models.log == []
+
+
+def test_damaged_candidates_are_drawn_again_with_a_warning(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    for value in (tmp_path / "build/cache/candidates").glob("*/value.json"):
+        value.write_bytes(value.read_bytes().replace(b"index", b"jndex"))
+    project = open_project(tmp_path)
+    warnings: list[str] = []
+    project.store.warn = warnings.append
+    project.build(refresh=["all"])
+    assert snapshot(tmp_path) == before
+    assert len(warnings) == 3
+
+
+def test_example_that_does_not_tell_the_effect_is_not_trained_on_and_the_plan_says_so(tmp_path: Path) -> None:
+    models = FakeModels()
+    project = make_project(tmp_path, DECK.replace("Rừng tăng 2 điểm", "Rừng tăng 5 điểm"), models=models)
+    note = "cards/thu.yaml:3: card 'rung-001': example 1 does not tell the effect and is not trained on"
+    assert [n.split(":5", 1)[0] for n in project.plan().notes] == [note] or note.split(": ")[1] in project.plan().notes[
+        0
+    ]
+    project.build()
+    assert models.log[0] == "train 2"
+
+
+def test_write_story_returns_passing_texts_best_first(tmp_path: Path) -> None:
+    project: Project = make_project(tmp_path)
+    texts = project.write_story("rung-001", n=8)
+    assert 0 < len(texts) <= 8
+    assert all("Rừng tăng 2 điểm" in text for text in texts)
+    judged = project.try_card("rung-001", n=8)
+    best = max((j.candidate for j in judged if j.kept), key=lambda c: c.gain)
+    assert texts[0] == best.text
+    assert not (tmp_path / "build/packs").exists()
+
+
+def test_unknown_card_to_try_offers_the_near_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown card 'rung-01'. Did you mean 'rung-001'?"):
+        make_project(tmp_path).try_card("rung-01")

@@ -1,0 +1,86 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gonbuild.errors import InputError
+from gonbuild.settings import PROFILES, Settings, load_settings, parse_settings, settings_table
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def parse(text: str) -> Settings:
+    return parse_settings(tomllib.loads(text)["tool"]["gonbuild"], text)
+
+
+def test_empty_table_is_the_nano_profile() -> None:
+    assert parse("[tool.gonbuild]\n") == Settings()
+
+
+def test_own_values_lie_over_the_profile_and_leave_the_rest_of_it() -> None:
+    settings = parse('[tool.gonbuild]\nprofile = "mistral-7b"\n[tool.gonbuild.adapter]\nrank = 8\n')
+    assert settings.adapter.rank == 8
+    assert settings.adapter.alpha == PROFILES["mistral-7b"]["adapter"]["alpha"]
+    assert settings.model.quantization == "nf4"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temperatur = 3", "pyproject.toml:3: unknown setting 'sampling.temperatur'. Did you mean 'temperature'?"),
+        ("zzz = 3", "pyproject.toml:3: unknown setting 'sampling.zzz'. Known: candidates"),
+        ("top_p = 7", "pyproject.toml:3: setting 'sampling.top_p' is 7. Wanted less than or equal to 1."),
+        ('seed = "x"', "pyproject.toml:3: setting 'sampling.seed' is 'x'. Wanted a valid integer."),
+        ("candidates = true", "pyproject.toml:3: setting 'sampling.candidates' is True. Wanted a valid integer."),
+    ],
+)
+def test_wrong_setting_is_named_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(InputError, match="pyproject.toml:3") as e:
+        parse(f"[tool.gonbuild]\n[tool.gonbuild.sampling]\n{text}\n")
+    assert str(e.value).startswith(message)
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(InputError, match="sampling.seed") as e:
+        parse("[tool.gonbuild]\nx = 1\n[tool.gonbuild.sampling]\nseed = 1.5\n[tool.gonbuild.filters]\nmin_words = 0\n")
+    assert len(e.value.problems) == 3
+
+
+def test_table_in_place_of_a_value_is_no_crash() -> None:
+    with pytest.raises(InputError, match="sampling"):
+        parse("[tool.gonbuild]\nsampling = 3\n")
+
+
+def test_unknown_profile_is_refused_with_the_near_name() -> None:
+    with pytest.raises(InputError, match="unknown profile 'nan'. Wanted nano or mistral-7b. Did you mean 'nano'"):
+        parse('[tool.gonbuild]\nprofile = "nan"\n')
+
+
+def test_profile_of_the_environment_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.gonbuild]\nprofile = "nano"\n')
+    monkeypatch.setenv("GONBUILD_PROFILE", "mistral-7b")
+    assert load_settings(tmp_path).profile == "mistral-7b"
+    assert load_settings(tmp_path, "nano").profile == "nano"
+
+
+def test_missing_and_broken_files_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file. Run gonbuild in a project"):
+        load_settings(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[tool.gonbuild\n")
+    with pytest.raises(InputError, match="pyproject.toml: is no valid TOML"):
+        load_settings(tmp_path)
+    (tmp_path / "pyproject.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="pyproject.toml: is no valid TOML"):
+        load_settings(tmp_path)
+
+
+def test_every_field_says_what_it_means() -> None:
+    for stage, field in Settings.model_fields.items():
+        if stage == "profile":
+            continue
+        for name, entry in type(getattr(Settings(), stage)).model_fields.items():
+            assert entry.description, f"{stage}.{name} ({field})"
+
+
+def test_readme_shows_the_table_that_the_code_gives() -> None:
+    assert settings_table() in (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,149 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from gonbuild.errors import MachineError
+from gonbuild.store import Store, write_aside
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, warnings: list[str]) -> Store:
+    return Store(tmp_path / "cache", warnings.append)
+
+
+def fill(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(b"weights")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "b.txt").write_text("text")
+
+
+def test_entry_comes_back_whole_with_its_inputs(store: Store) -> None:
+    store.put("adapter", "k1", {"epochs": 3}, fill)
+    folder = store.get("adapter", "k1")
+    assert folder is not None
+    assert (folder / "a.bin").read_bytes() == b"weights"
+    assert (folder / "deep" / "b.txt").read_text() == "text"
+    assert store.inputs("adapter", "k1") == {"epochs": 3}
+    assert store.has("adapter", "k1")
+
+
+def test_missing_entry_is_a_miss_without_a_warning(store: Store, warnings: list[str]) -> None:
+    assert store.get("adapter", "k1") is None
+    assert not store.has("adapter", "k1")
+    assert store.inputs("adapter", "k1") is None
+    assert warnings == []
+
+
+def test_every_flipped_byte_is_a_miss_and_is_set_aside(store: Store, warnings: list[str]) -> None:
+    for place in range(len(b"weights")):
+        folder = store.put("adapter", "k1", {}, fill)
+        data = bytearray((folder / "a.bin").read_bytes())
+        data[place] ^= 1
+        (folder / "a.bin").write_bytes(data)
+        assert store.get("adapter", "k1") is None
+        assert not folder.exists()
+    assert len(list((store.root / "quarantine").iterdir())) == len(b"weights")
+    assert warnings[0] == "cache entry adapter/k1 is damaged (a.bin does not match its sha256); it is made again"
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b'{"key": "other", "files": {}}', b"\xff\xfe", b"[" * 100_000])
+def test_half_written_or_foreign_manifest_is_a_miss(store: Store, warnings: list[str], manifest: bytes) -> None:
+    folder = store.put("adapter", "k1", {}, fill)
+    (folder / "manifest.json").write_bytes(manifest)
+    assert not store.has("adapter", "k1")
+    assert store.get("adapter", "k1") is None
+    assert "no readable manifest" in warnings[0]
+
+
+def test_truncated_or_missing_file_is_seen_without_reading_it(store: Store) -> None:
+    folder = store.put("adapter", "k1", {}, fill)
+    (folder / "a.bin").write_bytes(b"w")
+    assert not store.has("adapter", "k1")
+    (folder / "a.bin").unlink()
+    assert not store.has("adapter", "k1")
+    assert store.get("adapter", "k1") is None
+
+
+def test_failed_fill_leaves_nothing(store: Store) -> None:
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise MachineError("the disk is full")
+
+    with pytest.raises(MachineError, match="the disk is full"):
+        store.put("adapter", "k1", {}, fail)
+    assert list((store.root / "adapter").iterdir()) == []
+
+
+def test_entry_already_there_stays(store: Store) -> None:
+    store.put("adapter", "k1", {}, fill)
+    store.put("adapter", "k1", {}, lambda folder: (folder / "a.bin").write_bytes(b"other"))
+    folder = store.get("adapter", "k1")
+    assert folder is not None
+    assert (folder / "a.bin").read_bytes() == b"weights"
+    assert sorted(p.name for p in (store.root / "adapter").iterdir()) == ["k1"]
+
+
+def test_damaged_entry_in_the_way_is_replaced(store: Store, warnings: list[str]) -> None:
+    folder = store.put("adapter", "k1", {}, fill)
+    (folder / "a.bin").write_bytes(b"WEIGHTS")
+    store.put("adapter", "k1", {}, fill)
+    assert store.get("adapter", "k1") is not None
+    assert len(warnings) == 1
+
+
+def test_memo_computes_once(store: Store) -> None:
+    calls: list[int] = []
+
+    def compute() -> dict[str, int]:
+        calls.append(1)
+        return {"n": 1}
+
+    assert store.memo("m", {"x": 1}, compute) == {"n": 1}
+    assert store.memo("m", {"x": 1}, compute) == {"n": 1}
+    assert store.memo("m", {"x": 2}, compute) == {"n": 1}
+    assert len(calls) == 2
+
+
+def test_memo_works_where_nothing_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert Store(tmp_path / "file" / "cache").memo("m", 1, lambda: [1]) == [1]
+
+
+def test_entries_lists_and_clear_removes(store: Store) -> None:
+    store.put_json("candidates", "k2", {}, [1])
+    store.put("adapter", "k1", {}, fill)
+    assert [(e.kind, e.key) for e in store.entries()] == [("adapter", "k1"), ("candidates", "k2")]
+    assert all(e.size > 0 for e in store.entries())
+    store.clear()
+    assert store.entries() == []
+
+
+def test_second_lock_times_out_with_the_cure(store: Store) -> None:
+    with (
+        store.lock(10),
+        pytest.raises(MachineError, match=r"another build ran for over 0.01 s\. Wait for it, or raise machine.lock"),
+        Store(store.root).lock(0.01),
+    ):
+        pass
+
+
+def test_written_file_is_whole_and_leaves_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "pack.json"
+    write_aside(path, b"one")
+    write_aside(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["pack.json"]
+
+
+def test_manifest_is_readable_json(store: Store) -> None:
+    folder = store.put("adapter", "k1", {"effect": "+2 điểm"}, fill)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert sorted(manifest["files"]) == ["a.bin", "deep/b.txt"]
+    assert manifest["kind"] == "adapter"
+    assert "điểm" in (folder / "manifest.json").read_text()
