@@ -45,7 +45,6 @@ class BleuIndex:
         self.texts = list(texts)
         lines = [_tokens(text) for text in self.texts]
         self._lengths = array("q", map(len, lines))
-        self._exact = {" ".join(line): i for i, line in reversed(list(enumerate(lines)))}
         self._bulk = _Bulk(lines)
         self._added: dict[Gram, array[int]] = {}
 
@@ -57,14 +56,9 @@ class BleuIndex:
         line, index = _tokens(text), len(self.texts)
         self.texts.append(text)
         self._lengths.append(len(line))
-        self._exact.setdefault(" ".join(line), index)
         for grams in _grams(line):
             for gram in grams:
                 self._added.setdefault(gram, array("q")).append(index)
-
-    def find(self, text: str) -> int | None:
-        """Returns the index of the first text with the same tokens after folding, or None."""
-        return self._exact.get(" ".join(_tokens(text)))
 
     def nearest(self, text: str) -> tuple[float, int]:
         """Returns the highest score and the first index that has it; (0.0, -1) where there is no text."""
@@ -72,11 +66,6 @@ class BleuIndex:
             return 0.0, -1
         best = self._best(text, float(self._scores(text).max()))
         return max(best, key=lambda pair: (pair[0], -pair[1]))
-
-    def at_least(self, text: str, limit: float) -> list[tuple[float, int]]:
-        """Returns (score, index) of each text that scores `limit` or more, highest first, then by index."""
-        found = [pair for pair in self._best(text, limit) if pair[0] >= limit]
-        return sorted(found, key=lambda pair: (-pair[0], pair[1]))
 
     def _best(self, text: str, limit: float) -> Iterator[tuple[float, int]]:
         close = np.flatnonzero(self._scores(text) >= limit - _SLACK)

@@ -338,7 +338,7 @@ def _say_short(short: Any) -> int:
 def _candidate_line(j: "Judged") -> str:
     verdict = j.dropped_by
     mark = "ok  " if verdict is None else "drop"
-    why = f"   [{verdict.reason}]" if verdict else f"   [gain {j.candidate.gain:.2f}]"
+    why = f"   [{verdict.reason}]" if verdict else f"   [score {j.candidate.score:.2f}]"
     return f"{mark} {j.candidate.index:>3}  {_visible(j.candidate.text)}{_visible(why)}"
 
 

@@ -38,7 +38,7 @@ def _candidates(ws: Workspace, progress: Progress) -> dict[str, Any]:
     """The share of first-round candidates that each filter drops, diversity aside."""
     work = [Made(card, ws.adapter_key, 0) for card in ws.library.cards]
     drawn = draw_round(ws, work, 0, progress)
-    ctx = context(ws, ())
+    ctx = context(ws, {})
     judged = [judge(candidate, m.card, ctx) for m in work for candidate in drawn[m.card.id]]
     count = max(len(judged), 1)
     return {
@@ -54,14 +54,16 @@ def _shipped(ws: Workspace) -> dict[str, float]:
     stories = [story for line in ws.lock.lines.values() for story in ws.stories(line)]
     texts = [story.text for story in stories]
     count = max(len(texts), 1)
-    nearest = [BleuIndex(texts[:i] + texts[i + 1 :]).nearest(text)[0] for i, text in enumerate(texts)]
+    others = [BleuIndex(texts[:i] + texts[i + 1 :]).nearest(text)[0] for i, text in enumerate(texts)]
+    trained = BleuIndex(story for card in (*ws.library.cards, *ws.library.examples) for story in card.examples)
+    copies = [trained.nearest(text)[0] for text in texts]
     openings = Counter(" ".join(text.split()[:3]) for text in texts)
     return {
         "stories": len(texts),
-        f"share over BLEU {NEAR_COPY_BLEU:.0f} to a training story": sum(s.novelty > NEAR_COPY_BLEU for s in stories)
-        / count,
-        "mean BLEU to the nearest training story": sum(s.novelty for s in stories) / count,
-        "mean BLEU to the nearest other story": sum(nearest) / count,
+        f"share over BLEU {NEAR_COPY_BLEU:.0f} to a training story": sum(b > NEAR_COPY_BLEU for b in copies) / count,
+        "mean BLEU to the nearest training story": sum(copies) / count,
+        "the same without the effect's words": sum(s.novelty for s in stories) / count,
+        "mean BLEU to the nearest other story": sum(others) / count,
         "distinct-2": distinct_n(texts, 2),
         "share of stories with an opening (3 words) of their own": sum(n == 1 for n in openings.values()) / count,
     }

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _TONES = "\u0300\u0301\u0303\u0309\u0323"
 _STOPS = ("c", "ch", "p", "t")
@@ -44,8 +45,19 @@ def fold(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """Splits text at spaces and strips the punctuation around each word; what is punctuation alone is no word."""
-    stripped = (re.sub(r"^[^\w+\-−]+|[^\w%]+$", "", word) for word in text.split())
-    return [word for word in stripped if any(c.isalnum() for c in word)]
+    return [word for piece in text.split() if (word := _bare(piece))]
+
+
+@lru_cache(maxsize=1 << 15)  # tens of thousands of stories are split, out of a few thousand words
+def _bare(piece: str) -> str:
+    word = re.sub(r"^[^\w+\-−]+|[^\w%]+$", "", piece)
+    return word if any(c.isalnum() for c in word) else ""
+
+
+@lru_cache(maxsize=1 << 15)
+def fold_word(word: str) -> str:
+    """Returns a single word as `fold` does, remembered."""
+    return fold(word)
 
 
 def sentences(text: str) -> list[str]:

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gonbuild.bleu import BleuIndex
 from gonbuild.errors import MachineError, Problem
-from gonbuild.filters import Context, judge
+from gonbuild.filters import Context, StoryIndex, judge
 from gonbuild.plan import Step
 from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, digest, quiet
 from gonbuild.selection import select
@@ -38,7 +37,7 @@ def make_stories(
     cards = {card.id: card for card in ws.library.cards}
     wanted = ws.settings.selection
     work = [Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories) for s in steps]
-    ctx = context(ws, (story.text for stories in kept.values() for story in stories))
+    ctx = context(ws, kept)
     pending = work
     for round_ in range(wanted.rounds):
         drawn = draw_round(ws, pending, round_, progress)
@@ -66,7 +65,7 @@ def _choose(ws: Workspace, m: Made, ctx: Context, *, last: bool) -> None:
     still_good = [s for s in earlier if s.text not in new and passes(s, m.card, ctx)]
     m.stories = _in_slots(m.card.id, (*m.stories, *still_good)[: m.count], earlier)
     for story in m.stories:
-        ctx.pack.add(story.text)
+        ctx.pack.add(story.text, m.card.effect)
 
 
 def _in_slots(card: str, stories: Iterable[Story], earlier: Iterable[Story]) -> tuple[Story, ...]:
@@ -86,10 +85,12 @@ def passes(story: Story, card: Card, ctx: Context) -> bool:
     return judge(Candidate(card.id, story.candidate, story.text, 1, 0.0, 0.0, ended=True), card, ctx).kept
 
 
-def context(ws: Workspace, pack: Iterable[str]) -> Context:
-    """Returns what filters compare with: all training stories, and the stories of the pack."""
-    training = [story for card in (*ws.library.cards, *ws.library.examples) for story in card.examples]
-    return Context(ws.settings.filters, BleuIndex(training), BleuIndex(list(pack)))
+def context(ws: Workspace, pack: Mapping[str, Sequence[Story]]) -> Context:
+    """Returns what filters compare with: all training stories, and the stories of a pack by card id."""
+    effects = {card.id: card.effect for card in ws.library.cards}
+    training = ((s, card.effect) for card in (*ws.library.cards, *ws.library.examples) for s in card.examples)
+    shipped = ((story.text, effects[card]) for card, stories in pack.items() for story in stories)
+    return Context(ws.settings.filters, StoryIndex(training), StoryIndex(shipped))
 
 
 def draw_round(

@@ -141,13 +141,17 @@ def load_base(files: BaseFiles, settings: ModelSettings, threads: int, machine: 
     folder = files.folder or _cached(files) or _download(files)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **model_options(settings))
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **model_options(settings)
+        )
     except torch.OutOfMemoryError as e:
         raise _lacking(files, f"memory ran out while loading: {e}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise InputError(Problem(files.name, f"the base cannot be loaded: {str(e).splitlines()[0]}")) from e
-    if missing := sorted(found["missing_keys"]):  # they would be random numbers
-        raise InputError(Problem(files.name, f"the base lacks {len(missing)} of its tensors, {missing[0]} first"))
+    if wrong := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
+        # they would be random numbers
+        what = f"{len(wrong)} of the base's tensors are missing or of another shape, {wrong[0]} first"
+        raise InputError(Problem(files.name, what, "Wanted weights that fit config.json."))
     _fit_tokenizer(tokenizer, files)
     model.eval().requires_grad_(False)
     return Base(model, tokenizer, files, torch.device(settings.device), getattr(torch, settings.dtype))

@@ -33,7 +33,7 @@ class Models:
 
     def train(self, rows: Sequence[Row], folder: Path, progress: Progress) -> None:
         """Trains an adapter on the rows and writes it, with its loss curve, into an empty folder."""
-        from gonbuild.adapter import train_adapter
+        from gonbuild.training import train_adapter
 
         train_adapter(self._base, rows, self._settings.adapter, folder, progress)
 

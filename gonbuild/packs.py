@@ -22,7 +22,7 @@ class Shipped:
     id: str
     sha256: str
     candidate: int
-    gain: float
+    score: float
     novelty: float
 
 
@@ -85,7 +85,7 @@ def read_lock(data: bytes) -> Lock:
 def _sound(line: Line) -> bool:
     texts = (line.card, line.adapter, line.signature, line.short, *(s.id for s in line.stories))
     texts = (*texts, *(s.sha256 for s in line.stories))
-    numbers = [n for s in line.stories for n in (s.gain, s.novelty)]
+    numbers = [n for s in line.stories for n in (s.score, s.novelty)]
     return (
         all(isinstance(t, str) for t in texts)
         and isinstance(line.inputs, dict)
@@ -112,7 +112,7 @@ def lock_bytes(lock: Lock) -> bytes:
 
 def shipped(story: Story) -> Shipped:
     """Returns what the lock keeps of a story."""
-    return Shipped(story.id, digest(story.text.encode()), story.candidate, story.gain, story.novelty)
+    return Shipped(story.id, digest(story.text.encode()), story.candidate, story.score, story.novelty)
 
 
 def pack_files(
@@ -154,7 +154,7 @@ def _json_pack(title: str, cards: Iterable[Card], stories: Mapping[str, Sequence
 
 
 def _markdown_card(card: Card, stories: Sequence[Story]) -> dict[str, Any]:
-    told = [{"id": s.id, "text": s.text, "note": f"gain {s.gain:.1f}, novelty {s.novelty:.0f}"} for s in stories]
+    told = [{"id": s.id, "text": s.text, "note": f"score {s.score:.1f}, novelty {s.novelty:.0f}"} for s in stories]
     return {"id": card.id, "name": card.name, "effect": card.effect, "stories": told}
 
 

@@ -123,7 +123,7 @@ class Project:
                 raise InputError(Problem("", f"unknown card '{card}'", near(card, list(known))))
             card = known[card]
         requests = [Request(card.id, ws.templates.prompt(card), 0, n)]
-        ctx = context(ws, ())
+        ctx = context(ws, {})
         drawn = ws.models.generate(adapter_folder(ws, progress=progress), requests, progress)
         return tuple(judge(candidate, card, ctx) for _, candidates in drawn for candidate in candidates)
 
@@ -133,7 +133,7 @@ class Project:
         `card` is an id of the project or a `gonbuild.Card`.
         """
         kept = [j.candidate for j in self.try_card(card, n) if j.kept]
-        return [c.text for c in sorted(kept, key=lambda c: (-c.gain, c.index))]
+        return [c.text for c in sorted(kept, key=lambda c: (-c.score, c.index))]
 
 
 def load_project(path: Path | str = ".", profile: str | None = None) -> Project:
@@ -184,9 +184,10 @@ def _adapter_reasons(ws: Workspace) -> tuple[str, ...]:
 def _still_passes(ws: Workspace, card_id: str) -> bool:
     from gonbuild.making import context, passes
 
-    others = [story for line in ws.lock.lines.values() if line.card != card_id for story in ws.stories(line)]
-    ctx = context(ws, (story.text for story in others))
-    card = next(c for c in ws.library.cards if c.id == card_id)
+    known = {card.id: card for card in ws.library.cards}
+    card = known[card_id]
+    lines = ws.lock.lines.items()
+    ctx = context(ws, {other: ws.stories(line) for other, line in lines if other in known and other != card_id})
     return all(passes(story, card, ctx) for story in ws.stories(ws.lock.lines[card_id]))
 
 

@@ -88,9 +88,13 @@ class Candidate:
     """False where the token limit cut it."""
 
     @property
-    def gain(self) -> float:
-        """How much the card explains the story, nats per token."""
-        return (self.logprob - self.logprob_without_card) / max(self.tokens, 1)
+    def score(self) -> float:
+        """What candidates are ranked by, nats per token.
+
+        The sum of log p(story | card), which is fluency, and log p(story | card) - log p(story | no card), which is how
+        much the card explains the story. Without the first a small model's oddities win, as long as they name the card.
+        """
+        return (2 * self.logprob - self.logprob_without_card) / max(self.tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,8 @@ class Story:
     text: str
     candidate: int
     """Index of the candidate it was."""
-    gain: float
-    """Nats per token, 3 decimals."""
+    score: float
+    """The candidate's, nats per token, 3 decimals."""
     novelty: float
     """Sentence BLEU to the nearest training story, 0-100, 1 decimal."""
 

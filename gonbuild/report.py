@@ -39,7 +39,7 @@ def card_history(step: Step, line: Line | None, stories: Sequence[Story], droppe
     lines += [f"  {name}: {value}" for name, value in sorted(line.inputs.items()) if name not in ("prompt", "settings")]
     lines.append(f"  adapter: {line.adapter[:8]}")
     for story in stories:
-        figures = f"candidate {story.candidate}, gain {story.gain:.2f} nats/token, novelty {story.novelty:.0f} BLEU"
+        figures = f"candidate {story.candidate}, score {story.score:.2f} nats/token, novelty {story.novelty:.0f} BLEU"
         lines.append(f"  {story.id} ({figures}): {story.text}")
     if line.short:
         lines.append(f"  ships {line.short}")

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gonbuild.bleu import BleuIndex
-from gonbuild.filters import Context, diversity
+from gonbuild.filters import Context, StoryIndex, diversity
 from gonbuild.records import Candidate, Card, Judged, Story, Verdict
 
 
@@ -18,14 +17,14 @@ class Selection:
 
 
 def select(card: Card, judged: Sequence[Judged], count: int, context: Context) -> Selection:
-    """Chooses up to `count` stories: highest gain first, ties by index, each different from the pack and each other.
+    """Chooses up to `count` stories: highest score first, ties by index, each different from the pack and each other.
 
     The pack of the context stays as it is: whoever ships the stories adds them. The order of `judged` does not matter.
     """
     verdicts: dict[int, Verdict] = {}
     stories: list[Story] = []
-    own = replace(context, pack=BleuIndex())
-    for candidate in sorted((j.candidate for j in judged if j.kept), key=lambda c: (-c.gain, c.index)):
+    own = replace(context, pack=StoryIndex())
+    for candidate in sorted((j.candidate for j in judged if j.kept), key=lambda c: (-c.score, c.index)):
         if len(stories) == count:
             break
         verdict = diversity(candidate, card, context)
@@ -34,7 +33,7 @@ def select(card: Card, judged: Sequence[Judged], count: int, context: Context) -
             verdict = max(verdict, diversity(candidate, card, own), key=lambda v: (not v.kept, float(v.measured)))
         verdicts[candidate.index] = verdict
         if verdict.kept:
-            own.pack.add(candidate.text)
+            own.pack.add(candidate.text, card.effect)
             stories.append(_story(card, len(stories) + 1, candidate, context))
     by_index = sorted(judged, key=lambda j: j.candidate.index)
     return Selection(tuple(stories), tuple(_with(j, verdicts.get(j.candidate.index)) for j in by_index))
@@ -47,8 +46,8 @@ def commonest_drops(judged: Sequence[Judged]) -> list[tuple[str, int]]:
 
 
 def _story(card: Card, slot: int, candidate: Candidate, context: Context) -> Story:
-    novelty, _ = context.training.nearest(candidate.text)
-    return Story(f"{card.id}.{slot}", candidate.text, candidate.index, round(candidate.gain, 3), round(novelty, 1))
+    novelty, _ = context.training.nearest(candidate.text, card.effect)
+    return Story(f"{card.id}.{slot}", candidate.text, candidate.index, round(candidate.score, 3), round(novelty, 1))
 
 
 def _with(judged: Judged, verdict: Verdict | None) -> Judged:

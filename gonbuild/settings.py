@@ -58,11 +58,13 @@ class AdapterSettings(Stage):
     """LoRA r"""
     alpha: Positive = 32
     """LoRA alpha; the update is scaled by alpha / r"""
-    dropout: Fraction = 0.05
+    dropout: Fraction = 0.0
     """LoRA dropout, share"""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """modules that are adapted"""
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    last_layers: Annotated[int, Field(ge=0)] = 3
+    """how many of the last layers are adapted, 0 for all; fewer train faster"""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0
     """passes over the rows"""
     batch_size: Positive = 8
     """rows per step and device"""
@@ -91,9 +93,9 @@ class AdapterSettings(Stage):
 class SamplingSettings(Stage):
     """How candidates are drawn."""
 
-    candidates: Annotated[int, Field(ge=1, le=1024)] = 16
+    candidates: Annotated[int, Field(ge=1, le=1024)] = 24
     """per card and round"""
-    temperature: Annotated[float, Field(gt=0, le=5)] = 0.8
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
     """divides the logits"""
     top_k: Annotated[int, Field(ge=0)] = 50
     """tokens kept per step, 0 for all"""
@@ -101,7 +103,7 @@ class SamplingSettings(Stage):
     """probability mass kept per step"""
     repetition_penalty: Annotated[float, Field(ge=1, le=5)] = 1.0
     """1 is none"""
-    max_new_tokens: Annotated[int, Field(ge=8, le=1024)] = 96
+    max_new_tokens: Annotated[int, Field(ge=8, le=1024)] = 192
     """a candidate that reaches it is cut and dropped"""
     seed: int = 0
     """another seed, other candidates"""
@@ -118,16 +120,16 @@ class FilterSettings(Stage):
     """sentences at most"""
     max_foreign: Fraction = 0.1
     """share of words that are no valid Vietnamese syllable, names and numbers aside"""
-    max_repetition: Fraction = 0.2
-    """share of word 3-grams that repeat within the story"""
+    max_repeated_pairs: Annotated[int, Field(ge=0)] = 0
+    """word pairs said again within the story, the effect's own words aside"""
     effect: bool = True
     """each number, sign and region of the effect must be told, and no foreign one"""
     banned_words: tuple[str, ...] = ()
     """never shipped, whole words, any case"""
     max_novelty_bleu: Bleu = 50.0
-    """BLEU to the nearest training story at most"""
-    max_diversity_bleu: Bleu = 40.0
-    """BLEU to the nearest story already in the pack at most"""
+    """BLEU to the nearest training story at most, the words of the effects left out"""
+    max_diversity_bleu: Bleu = 30.0
+    """BLEU to the nearest story already in the pack at most, likewise"""
     min_reference_bleu: Bleu | None = None
     """BLEU to the card's own examples at least; off unless set"""
 
@@ -185,6 +187,8 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "dataset": {"examples": 20000},
         "adapter": {
+            "epochs": 3.0,
+            "last_layers": 0,
             "rank": 64,
             "alpha": 16,
             "dropout": 0.1,

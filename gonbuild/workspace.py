@@ -89,9 +89,9 @@ class Workspace:
         inputs = {
             "files": {
                 path.relative_to(self.root).as_posix(): digest(path.read_bytes())
-                for folder in ("cards", "cards/examples", "templates")
-                for path in sorted((self.root / folder).glob("*"))
-                if path.is_file() and path.suffix in (".yaml", ".jsonl", ".txt", ".jinja")
+                for pattern in ("cards/*.y*ml", "cards/examples/*.jsonl", "templates/*")
+                for path in sorted(self.root.glob(pattern))
+                if path.is_file()
             },
             "dataset": self.settings.dataset.model_dump(),
             "held_out": sorted(self.models.held_out()),
@@ -220,7 +220,7 @@ class Workspace:
     def stories(self, line: Line) -> tuple[Story, ...]:
         """Returns a line's stories with their texts, those that still stand in some pack."""
         return tuple(
-            Story(s.id, self._texts[s.sha256], s.candidate, s.gain, s.novelty)
+            Story(s.id, self._texts[s.sha256], s.candidate, s.score, s.novelty)
             for s in line.stories
             if s.sha256 in self._texts
         )

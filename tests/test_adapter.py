@@ -8,15 +8,16 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny import write_tiny_base
 from trl import SFTConfig, SFTTrainer
 
-from gonbuild.adapter import attach_adapter, detach_adapter, train_adapter
+from gonbuild.adapter import attach_adapter, detach_adapter
 from gonbuild.base import locate_base
 from gonbuild.errors import InputError, MachineError
 from gonbuild.model import load_base, rows_are_exact
 from gonbuild.records import Row
 from gonbuild.settings import AdapterSettings, ModelSettings
-from tests.tiny import write_tiny_base
+from gonbuild.training import _config, _labelled, _lora, train_adapter
 
 PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
 STORIES = [
@@ -122,6 +123,30 @@ def test_rows_are_labelled_as_trl_labels_them(folder, base, tmp_path):
         ids, start = base.encode_row(row)
         assert ids == wanted["input_ids"]
         assert [-100] * start + ids[start:] == wanted["labels"]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+def test_losses_are_those_of_trl(folder, base, trained, tmp_path):
+    """trl's own trainer with the same options, on the first update."""
+    torch.manual_seed(0)
+    told = [_labelled(*base.encode_row(row)) for row in ROWS]
+    options = _config(base, SETTINGS.model_copy(update={"dropout": 0.0}), tmp_path)
+    theirs = SFTTrainer(
+        base.model, options, train_dataset=Dataset.from_list(told), processing_class=base.tokenizer,
+        peft_config=_lora(base, SETTINGS.model_copy(update={"dropout": 0.0})),
+    )  # fmt: skip
+    theirs.train()
+    ours = train_adapter(load(folder), ROWS, SETTINGS.model_copy(update={"dropout": 0.0}), tmp_path)
+    assert [log["loss"] for log in theirs.state.log_history if "loss" in log] == pytest.approx(
+        [loss for _, loss in ours.losses], rel=1e-4
+    )
+
+
+def test_last_layers_alone_are_adapted_and_the_rest_of_the_base_stays(folder, base, tmp_path):
+    train_adapter(base, ROWS, SETTINGS.model_copy(update={"last_layers": 1}), tmp_path)
+    assert {name.split(".")[4] for name in load_file(tmp_path / "adapter_model.safetensors")} == {"1"}
+    adapted = attach_adapter(base, tmp_path)
+    assert not torch.equal(logits(adapted.model), logits(base.model))
 
 
 def test_all_long_rows_are_named(base, tmp_path):

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny import write_tiny_base
 
 from gonbuild.base import identity_inputs, is_whole, locate_base
 from gonbuild.errors import InputError
 from gonbuild.settings import ModelSettings
-from tests.tiny import write_tiny_base
 
 COMMIT = "27d67f1b5f57dc0953326b2601d68371d40ea8da"
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import write_tiny_base
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -20,7 +21,6 @@ from gonbuild.model import load_base, rows_are_exact
 from gonbuild.noise import key_of
 from gonbuild.records import Prompt, Request
 from gonbuild.settings import ModelSettings, SamplingSettings
-from tests.tiny import write_tiny_base
 
 SETTINGS = SamplingSettings(candidates=6, max_new_tokens=24, temperature=1.0)
 WITHOUT = "<|system|>\nViết chuyện.<|end|>\n<|assistant|>\n"

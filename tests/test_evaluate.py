@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from tiny import write_tiny_base
 
 from gonbuild.base import locate_base
 from gonbuild.evaluate import BATCH, bits_per_byte, distinct_n
 from gonbuild.model import load_base
 from gonbuild.records import Row
 from gonbuild.settings import ModelSettings
-from tests.tiny import write_tiny_base
 
 ROWS = [
     Row(f"card-{n}", f"<|user|>\nThẻ {n}<|end|>\n<|assistant|>\n", f"{'Cá bơi. ' * (1 + n % 4)}<|end|>")

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gonbuild.bleu import BleuIndex
-from gonbuild.filters import FILTERS, Context, diversity, judge
+from gonbuild.filters import FILTERS, Context, StoryIndex, diversity, judge, without_effect
 from gonbuild.records import Candidate, Card
 from gonbuild.settings import FilterSettings
 
@@ -18,7 +17,8 @@ def candidate(text: str, *, ended: bool = True) -> Candidate:
 
 def context(pack: tuple[str, ...] = (), **settings) -> Context:
     wanted = FilterSettings(**{"min_words": 8, "banned_words": ("súng",), **settings})
-    return Context(wanted, BleuIndex([TRAINED]), BleuIndex(pack))
+    told = [(story, CARD.effect) for story in pack]
+    return Context(wanted, StoryIndex([(TRAINED, CARD.effect)]), StoryIndex(told))
 
 
 CUT = "Bà con trồng cây non, Rừng tăng"
@@ -38,7 +38,7 @@ REASONS = [
     ("Bà con đi trồng cây, bà con đi trồng cây, Rừng tăng 2 điểm.", "repetition: says 'bà con đi trồng cây' twice"),
     (
         "Bà con trồng cây và bà con trồng cây rồi bà con trồng cây, Rừng tăng 2 điểm.",
-        "repetition: 25% of the word 3-grams repeat, most often 'bà con trồng'",
+        "repetition: says 'bà con', 'con trồng', 'trồng cây' again",
     ),
     ("Kẻ xấu bỏ Súng lại, bà con trồng cây, Rừng tăng 2 điểm.", "banned: holds the banned word 'súng'"),
     ("Bà con lên đồi trồng cây non, Rừng tăng 3 điểm.", "effect: says Rừng +3 điểm, wanted Rừng +2 điểm"),
@@ -46,7 +46,7 @@ REASONS = [
     ("Bà con lên đồi trồng cây non, Sông tăng 2 điểm.", "effect: says Sông +2 điểm, wanted Rừng +2 điểm"),
     ("Bà con lên đồi trồng cây non và hát vang.", "effect: does not name Rừng"),
     ("Bà con cho Rừng 2 điểm, bạn rút thêm 2 lá.", "effect: says 2 lá, which the effect does not"),
-    (TRAINED[:-1] + "!", f"novelty: too near to a training story (BLEU 95.1): {TRAINED}"),
+    (TRAINED[:-1] + "!", f"novelty: too near to a training story (BLEU 100.0): {TRAINED}"),
 ]
 
 
@@ -109,7 +109,7 @@ CARDS = [card for deck in DECKS for card in yaml.safe_load(deck.read_text(encodi
 
 
 def test_examples_of_the_decks_pass_what_needs_no_training_stories():
-    ctx = Context(FilterSettings(), BleuIndex(), BleuIndex())
+    ctx = Context(FilterSettings(max_repeated_pairs=1), StoryIndex(), StoryIndex())  # people may say a pair again
     drops = [
         f"{card['id']}: {drop.filter}: {drop.reason}: {text}"
         for card in CARDS
@@ -122,3 +122,30 @@ def test_examples_of_the_decks_pass_what_needs_no_training_stories():
     ]
     assert drops == []
     assert len(CARDS) >= 24
+
+
+def test_verb_that_an_effect_of_two_regions_needs_twice_is_no_repetition():
+    card = Card("rung-2", "Trồng Rừng", "Bảo Vệ", "-1 điểm Rừng, -1 điểm Đất")
+    text = "Lửa bén sang nương ngô khô giòn, Rừng bị trừ 1 điểm và Đất bị trừ 1 điểm."
+    assert judge(candidate(text), card, context()).kept
+
+
+LONG = "Nếu đối phương không dùng thẻ Bảo Vệ trong lượt kế tiếp, -2 điểm cho 1 vùng của họ."
+
+
+def test_long_rule_told_in_two_stories_makes_them_no_copies():
+    rule = "Nếu đối phương không dùng thẻ Bảo Vệ trong lượt kế tiếp, 1 vùng của họ bị trừ 2 điểm."
+    one, two = f"Quán nước bật máy lạnh mà mở toang cửa. {rule}", f"Bé Tí để vòi chảy tràn cả buổi trưa. {rule}"
+    assert without_effect(one, LONG) == "Quán nước bật máy lạnh mà mở toang cửa"
+    index = StoryIndex([(one, LONG)])
+    assert index.nearest(two, LONG)[0] < 20
+    assert index.nearest(one, LONG) == (pytest.approx(100.0), one)
+
+
+def test_limit_of_100_lets_copies_pass():
+    assert judge(candidate(TRAINED), CARD, context(max_novelty_bleu=100.0)).kept
+
+
+def test_copy_of_the_rest_is_a_copy_whatever_the_effect():
+    index = StoryIndex([("Bà con lên đồi trồng cây non, Rừng tăng 2 điểm.", "+2 điểm cho Rừng")])
+    assert index.nearest("Bà con lên đồi trồng cây non, Đất tăng 1 điểm.", "+1 điểm cho Đất")[0] == pytest.approx(100.0)

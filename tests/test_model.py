@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import write_tiny_base
 
 from gonbuild.base import BaseFiles, locate_base
 from gonbuild.errors import InputError, MachineError
 from gonbuild.model import Machine, describe_machine, load_base, missing_for, model_options, rows_are_exact
 from gonbuild.records import Row
 from gonbuild.settings import ModelSettings, parse_settings
-from tests.tiny import write_tiny_base
 
 MISTRAL = parse_settings({"profile": "mistral-7b"}).model
 HUB = BaseFiles(MISTRAL.base, None, MISTRAL.revision)
@@ -98,11 +98,14 @@ def test_damaged_weights_are_an_input_error(folder):
         load(folder)
 
 
-def test_base_with_a_tensor_missing_is_refused(folder):
+@pytest.mark.parametrize("norm", [None, torch.ones(7)])
+def test_base_with_a_tensor_missing_or_misshapen_is_refused(folder, norm):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]
+    if norm is not None:
+        tensors["model.norm.weight"] = norm
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="lacks 1 of its tensors, model.norm.weight first"):
+    with pytest.raises(InputError, match="1 of the base's tensors are missing or of another shape, model.norm.weight"):
         load(folder)
 
 

@@ -182,7 +182,7 @@ def test_refresh_asks_the_current_adapter_for_new_stories(tmp_path: Path) -> Non
     models = FakeModels()
     built = open_project(tmp_path, models).build(refresh=["song-001"])
     assert list(built.stories) == ["song-001"]
-    assert models.log == ["train 3", "generate song-001 0-16"]
+    assert models.log == ["train 3", "generate song-001 0-24"]
     assert changes(before, snapshot(tmp_path))[-1] == "stories.lock.jsonl: song-001"
 
 
@@ -194,12 +194,12 @@ def test_refresh_of_an_unknown_card_is_refused(tmp_path: Path) -> None:
 def test_card_without_good_candidates_is_reported_with_its_reasons(tmp_path: Path) -> None:
     models = FakeModels(bad=["song-001"])
     built = make_project(tmp_path, models=models).build()
-    assert built.short == {"song-001": "0 of 2 stories; dropped by effect 64"}
+    assert built.short == {"song-001": "0 of 2 stories; dropped by effect 96"}
     assert [line for line in models.log if "song" in line] == [
-        f"generate song-001 {first}-{first + 16}" for first in (0, 16, 32, 48)
+        f"generate song-001 {first}-{first + 24}" for first in (0, 24, 48, 72)
     ]
     rows = [json.loads(line) for line in (tmp_path / "build/report/dropped.jsonl").read_text().splitlines()]
-    assert sum(row["card"] == "song-001" and row["filter"] == "effect" for row in rows) == 64
+    assert sum(row["card"] == "song-001" and row["filter"] == "effect" for row in rows) == 96
     again = open_project(tmp_path)
     assert not again.plan().changes
     assert again.plan().short == built.short
@@ -286,7 +286,7 @@ def test_write_story_returns_passing_texts_best_first(tmp_path: Path) -> None:
     assert 0 < len(texts) <= 8
     assert all("Rừng tăng 2 điểm" in text for text in texts)
     judged = project.try_card("rung-001", n=8)
-    best = max((j.candidate for j in judged if j.kept), key=lambda c: c.gain)
+    best = max((j.candidate for j in judged if j.kept), key=lambda c: c.score)
     assert texts[0] == best.text
     assert not (tmp_path / "build/packs").exists()
 

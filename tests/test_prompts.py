@@ -149,7 +149,7 @@ def test_sources_are_the_digests_of_the_files():
 
 
 def block(card: str, *stories: str) -> dict:
-    told = [{"id": f"{card}.{n}", "text": text, "note": "gain 1.2, novelty 30"} for n, text in enumerate(stories, 1)]
+    told = [{"id": f"{card}.{n}", "text": text, "note": "score 1.2, novelty 30"} for n, text in enumerate(stories, 1)]
     return {"id": card, "name": "Trồng Rừng", "effect": "+2 điểm cho Rừng", "stories": told}
 
 
@@ -164,10 +164,10 @@ def test_pack_reads_like_this():
     assert text[text.index("\n") :] == (
         "\n\n# Truyện cho bộ thẻ GON\n\n## Bảo Vệ\n\n"
         "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `a`\n\n- Một.\n- Hai!\n\n"
-        "<!-- a.1: gain 1.2, novelty 30; a.2: gain 1.2, novelty 30 -->\n\n"
+        "<!-- a.1: score 1.2, novelty 30; a.2: score 1.2, novelty 30 -->\n\n"
         "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `b`\n\n_Chưa có truyện._\n\n"
         "## Thiên Tai\n\n### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `z`\n\n- Cuối.\n\n"
-        "<!-- z.1: gain 1.2, novelty 30 -->\n"
+        "<!-- z.1: score 1.2, novelty 30 -->\n"
     )
 
 

@@ -1,7 +1,6 @@
 import random
 
-from gonbuild.bleu import BleuIndex
-from gonbuild.filters import Context
+from gonbuild.filters import Context, StoryIndex
 from gonbuild.records import Candidate, Card, Judged, Verdict
 from gonbuild.selection import commonest_drops, select
 from gonbuild.settings import FilterSettings
@@ -15,18 +14,18 @@ TEXTS = (
 )
 
 
-def judged(index: int, gain: float, *, kept: bool = True) -> Judged:
-    candidate = Candidate("rung-1", index, TEXTS[index], 10, gain * 10, 0.0, ended=True)
+def judged(index: int, score: float, *, kept: bool = True) -> Judged:
+    candidate = Candidate("rung-1", index, TEXTS[index], 10, score * 10, score * 10, ended=True)
     return Judged(candidate, (Verdict("length", kept),))
 
 
 def context(*pack: str) -> Context:
-    return Context(FilterSettings(), BleuIndex(["Rừng tăng 2 điểm."]), BleuIndex(pack))
+    return Context(FilterSettings(), StoryIndex([(TEXTS[2], "")]), StoryIndex((story, CARD.effect) for story in pack))
 
 
-def test_highest_gain_comes_first_and_ties_go_to_the_lower_index():
+def test_highest_score_comes_first_and_ties_go_to_the_lower_index():
     chosen = select(CARD, [judged(3, 0.5), judged(0, 0.2), judged(2, 0.5)], 2, context())
-    assert [(s.id, s.candidate, s.gain) for s in chosen.stories] == [("rung-1.1", 2, 0.5), ("rung-1.2", 3, 0.5)]
+    assert [(s.id, s.candidate, s.score) for s in chosen.stories] == [("rung-1.1", 2, 0.5), ("rung-1.2", 3, 0.5)]
 
 
 def test_near_duplicate_of_a_picked_story_is_passed_over():
@@ -34,7 +33,7 @@ def test_near_duplicate_of_a_picked_story_is_passed_over():
     assert [s.candidate for s in chosen.stories] == [0, 2, 3]
     dropped = chosen.judged[1].dropped_by
     assert dropped is not None
-    assert dropped.reason == f"too near to a chosen story (BLEU 91.2): {TEXTS[0]}"
+    assert dropped.reason == f"too near to a chosen story (BLEU 100.0): {TEXTS[0]}"
 
 
 def test_story_of_another_card_counts_too():
@@ -59,12 +58,12 @@ def test_order_of_the_candidates_does_not_matter():
 def test_choosing_leaves_the_pack_as_it_was():
     ctx = context()
     select(CARD, [judged(0, 0.9)], 1, ctx)
-    assert len(ctx.pack) == 0
+    assert ctx.pack.texts == []
 
 
 def test_story_keeps_its_novelty():
     story = select(CARD, [judged(0, 0.12345)], 1, context()).stories[0]
-    assert (story.gain, story.novelty) == (0.123, round(context().training.nearest(TEXTS[0])[0], 1))
+    assert (story.score, story.novelty) == (0.123, round(context().training.nearest(TEXTS[0], CARD.effect)[0], 1))
 
 
 def test_commonest_drops_are_counted_by_filter():
