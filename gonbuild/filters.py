@@ -13,6 +13,9 @@ from gonbuild.language import fold, fold_word, sentences, unknown_words, words
 from gonbuild.records import Candidate, Card, Judged, Verdict
 from gonbuild.settings import FilterSettings
 
+RUN = 5
+"""Words that no story says twice in a row of their own: people do in 2 of 10,000, small models often."""
+
 _END = re.compile(r"[.!?…][\"'”’»)\]]*\Z")
 _GAME_WORDS = ("điểm", "lượt", "lá", "vùng", "tăng", "cộng", "thêm", "được", "giảm", "mất", "bị", "trừ")
 _MARKS = frozenset(".,;:!?…\"'“”‘’«»()-–—+−%/")
@@ -113,7 +116,7 @@ def language(candidate: Candidate, _card: Card, context: Context) -> Verdict:
 
 
 def repetition(candidate: Candidate, card: Card, context: Context) -> Verdict:
-    """Drops one word three times in a row, a clause said twice, and too many word pairs said again.
+    """Drops one word three times in a row, a run of words said twice, and too many word pairs said again.
 
     Pairs with a number or a word of the effect do not count: an effect with two regions says its verb twice.
     """
@@ -121,10 +124,10 @@ def repetition(candidate: Candidate, card: Card, context: Context) -> Verdict:
     for first, second, third in zip(folded, folded[1:], folded[2:], strict=False):
         if first == second == third:
             return _drop("repetition", f"'{first}' stands three times in a row", first, "no such run")
-    clauses = Counter(" ".join(words(clause)) for clause in re.split(r"[.!?…;:,]\s", fold(candidate.text) + " "))
-    twice = next((clause for clause, n in clauses.items() if n > 1 and len(clause.split()) > 3), "")
+    runs = Counter(" ".join(folded[at : at + RUN]) for at in range(len(folded) - RUN + 1))
+    twice = next((run for run, n in runs.items() if n > 1), "")
     if twice:
-        return _drop("repetition", f"says '{twice}' twice", twice, "each clause once")
+        return _drop("repetition", f"says '{twice}' twice", twice, f"each run of {RUN} words once")
     ignored = _game_words(card.effect)
     telling = [pair for pair in pairwise(folded) if not any(_is_game(w, ignored) for w in pair)]
     again = [" ".join(pair) for pair, n in Counter(telling).items() for _ in range(n - 1)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, PACKS_STEP = 1, 1, 1, 1
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 1, 1, 1, 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Workspace:
         """The settings that every card's stories depend on; the lock names them by digest."""
         return {
             "sampling": self.settings.sampling.model_dump(mode="json"),
-            "filters": self.settings.filters.model_dump(mode="json"),
+            "filters": {**self.settings.filters.model_dump(mode="json"), "step": FILTERS_STEP},
         }
 
     @cached_property
