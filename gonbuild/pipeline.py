@@ -198,7 +198,7 @@ def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
     work = make_stories(ws, [s for s in plan.cards if s.action in (SELECT, GENERATE)], kept, progress)
     lines = _lines(ws, plan, work)
     made = {m.card.id: m.stories for m in work}
-    _write(ws, lines, {**kept, **made})
+    write_packs(ws, lines, {**kept, **made})
     if work:
         judged = {m.card.id: m.judged for m in work}
         write_aside(ws.root / DROPPED, dropped_jsonl(ws.read(DROPPED), judged, set(lines)))
@@ -232,7 +232,7 @@ def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"]) -> dict[str, Line]
     return lines
 
 
-def _write(ws: Workspace, lines: Mapping[str, Line], stories: Mapping[str, tuple[Story, ...]]) -> None:
+def write_packs(ws: Workspace, lines: Mapping[str, Line], stories: Mapping[str, tuple[Story, ...]]) -> None:
     """Writes packs and lock, each file whole and the lock last: a crash between them leaves stale packs at worst."""
     files = ws.render(stories)
     folder = ws.root / packs.PACKS

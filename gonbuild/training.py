@@ -27,6 +27,10 @@ from gonbuild.settings import AdapterSettings
 
 IGNORED = -100
 """The label of a token that is not learned."""
+# transformers 5.17 and 5.23 name the same option differently.
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if name in SFTConfig.__dataclass_fields__
+)
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")
 
 
@@ -100,7 +104,7 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]  # the library has no types he
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if self.args.device.type != "cpu":
+        if self.args.device.type != "cpu" or getattr(self.args, CHECKPOINTING):  # which keeps no cache
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         base = model.get_base_model()
         ids, labels = inputs["input_ids"], inputs["labels"]  # (rows, longest) each
@@ -161,7 +165,7 @@ def _config(base: Base, settings: AdapterSettings, folder: Path) -> SFTConfig:
         max_grad_norm=settings.max_grad_norm,
         weight_decay=settings.weight_decay,
         optim=settings.optimizer,
-        activation_checkpointing=settings.gradient_checkpointing,
+        **{CHECKPOINTING: settings.gradient_checkpointing},
         seed=settings.seed,
         data_seed=settings.seed,
         max_length=None,

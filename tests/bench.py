@@ -4,7 +4,6 @@ Builds run in processes of their own, on two cores where the system can bind the
 """
 
 import argparse
-import dataclasses
 import os
 import platform
 import resource
@@ -18,9 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fakes import SCENES, FakeModels, open_project
+from fakes import SCENES, FakeModels, clause, open_project
 
-from gonbuild.records import Candidate, Request
+from gonbuild.packs import Line, shipped
+from gonbuild.pipeline import write_packs
+from gonbuild.records import Card, Story
 
 REPOSITORY = Path(__file__).parent.parent
 REGIONS = ("Rừng", "Sông", "Đất", "Làng")
@@ -59,26 +60,27 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("GONBUILD_")}
 
 
-class NumberedModels(FakeModels):
-    """Gives no two candidates of a project the same text."""
-
-    def _candidate(self, request: Request, index: int, seed: bytes) -> Candidate:
-        candidate = super()._candidate(request, index, seed)
-        number = int(request.card.split("-")[1]) * 2 + index
-        return dataclasses.replace(candidate, text=f"Chuyện thứ {number}: {candidate.text}")
-
-
 def many_cards(root: Path, count: int) -> None:
-    """Fills a project with `count` cards, each with three examples, and builds it with the fake models."""
+    """Fills a project with `count` cards, each with three examples, and writes its packs."""
     shutil.copytree(REPOSITORY / "templates", root / "templates")
     (root / "cards").mkdir()
     for start in range(0, count, 500):
         deck = "deck: Đo\ncards:\n" + "".join(card_text(i) for i in range(start, min(start + 500, count)))
         (root / "cards" / f"do-{start:05}.yaml").write_text(deck, encoding="utf-8")
-    # Few scenes for many cards: without the limits on nearness, so that every card gets its two stories at once.
-    limits = "[tool.gonbuild.filters]\nmax_novelty_bleu = 100.0\nmax_diversity_bleu = 100.0\n"
-    (root / "pyproject.toml").write_text(f"[tool.gonbuild]\n{limits}[tool.gonbuild.sampling]\ncandidates = 2\n")
-    open_project(root, NumberedModels()).build()
+    (root / "pyproject.toml").write_text("[tool.gonbuild]\n")
+    ws = open_project(root, FakeModels()).workspace()
+    stories = {card.id: tuple(story(card, n) for n in (1, 2)) for card in ws.scan.cards}
+    lines = {
+        card.id: Line(card.id, ws.card_inputs(card), ws.adapter_key, tuple(map(shipped, stories[card.id])), "bench")
+        for card in ws.scan.cards
+    }
+    write_packs(ws, lines, stories)
+
+
+def story(card: Card, slot: int) -> Story:
+    """A story that no model wrote: what the time depends on is how many there are."""
+    text = f"Chuyện thứ {slot} của {card.name}: {SCENES[slot]}. {clause('Hiệu ứng: ' + card.effect)}."
+    return Story(f"{card.id}.{slot}", text, slot, -0.5, 20.0)
 
 
 def card_text(i: int) -> str:

@@ -149,6 +149,12 @@ def test_last_layers_alone_are_adapted_and_the_rest_of_the_base_stays(folder, ba
     assert not torch.equal(logits(adapted.model), logits(base.model))
 
 
+def test_gradient_checkpointing_changes_memory_and_not_the_losses(folder, trained, tmp_path):
+    settings = SETTINGS.model_copy(update={"gradient_checkpointing": True})
+    training = train_adapter(load(folder), ROWS, settings, tmp_path)
+    assert training.losses[0][1] == pytest.approx(trained[1].losses[0][1], rel=0.05)
+
+
 def test_all_long_rows_are_named(base, tmp_path):
     rows = [*ROWS, Row("dai-001", PROMPT, "Sông " * 60), Row("dai-002", PROMPT, "Sông " * 90)]
     with pytest.raises(InputError, match=r"'dai-001' and its prompt have \d+ tokens. Wanted at most 70") as caught:
