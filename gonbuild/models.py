@@ -3,7 +3,9 @@
 The pipeline talks to this class alone, so a test can put a small fake in its place.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from gonbuild.base import NANO_FOLDER, identity_inputs, locate_base
 from gonbuild.records import Candidate, Progress, Request, Row
 from gonbuild.settings import PROFILES, Settings, parse_settings
 from gonbuild.store import Store
+
+LOADING = "loading the model"
 
 
 class Models:
@@ -33,17 +37,24 @@ class Models:
 
     def train(self, rows: Sequence[Row], folder: Path, progress: Progress) -> None:
         """Trains an adapter on the rows and writes it, with its loss curve, into an empty folder."""
+        progress(LOADING, 0, 1)
         from gonbuild.training import train_adapter
 
-        train_adapter(self._base, rows, self._settings.adapter, folder, progress)
+        base = self._base
+        progress(LOADING, 1, 1)
+        training = train_adapter(base, rows, self._settings.adapter, folder, progress)
+        (folder / "training.json").write_text(json.dumps(asdict(training), indent=1) + "\n", encoding="utf-8")
 
     def generate(
         self, folder: Path, requests: Sequence[Request], progress: Progress
     ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
         """Draws the requested candidates with the adapter of a folder, card by card."""
+        progress(LOADING, 0, 1)
         from gonbuild.engine import generate
 
-        yield from generate(self._adapted(folder), requests, self._settings.sampling, progress)
+        base = self._adapted(folder)
+        progress(LOADING, 1, 1)
+        yield from generate(base, requests, self._settings.sampling, progress)
 
     def measure(self, folder: Path, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
         """Returns bits per byte and perplexity of the rows' completions, for the base and for base with adapter."""

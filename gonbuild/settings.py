@@ -64,13 +64,13 @@ class AdapterSettings(Stage):
     """modules that are adapted"""
     last_layers: Annotated[int, Field(ge=0)] = 3
     """how many of the last layers are adapted, 0 for all; fewer train faster"""
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.5
     """passes over the rows"""
-    batch_size: Positive = 8
+    batch_size: Positive = 12
     """rows per step and device"""
     accumulation: Positive = 1
     """steps per update"""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.5e-3
     """peak, per update"""
     schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "cosine"
     """course of the learning rate"""

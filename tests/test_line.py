@@ -16,6 +16,7 @@ base = "base"
 [tool.gonbuild.adapter]
 rank = 32
 last_layers = 0
+batch_size = 8
 epochs = 100.0
 learning_rate = 0.02
 dropout = 0.0
@@ -79,6 +80,8 @@ def test_adapter_lies_in_the_store_as_safetensors_with_its_inputs(built: tuple[P
     assert folder is not None
     assert (folder / "adapter_model.safetensors").is_file()
     assert not list(folder.glob("*.bin"))
+    losses = [loss for _, loss in json.loads((folder / "training.json").read_bytes())["losses"]]
+    assert losses[-1] < losses[0] / 2
     assert project.store.inputs("adapter", ws.adapter_key)["rows"] == dict(ws.scan.rows)
 
 
