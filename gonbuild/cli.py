@@ -1,6 +1,7 @@
 """Owns the command line and all that is printed; decides nothing that a game's own tool could not ask for too."""
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "P
 
     `load` opens the project of a folder with a profile; by default `gonbuild.load_project` does.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or pipe of another encoding shows escapes, and goes on
+            stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     args.load = load
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -148,15 +152,14 @@ def _project(args: argparse.Namespace) -> "Project":
     from gonbuild.pipeline import load_project
 
     project: Project = (args.load or load_project)(args.root, args.profile)
-    project.store.warn = lambda line: print(f"gonbuild: {line}", file=sys.stderr)
+    project.store.warn = lambda line: print(_visible(f"gonbuild: {line}"), file=sys.stderr)
     return project
 
 
 def _stories(args: argparse.Namespace) -> int:
     project = _project(args)
     with Bars() as progress:
-        built = project.build(args.refresh, progress)
-    _print_plan(built.plan)
+        built = project.build(args.refresh, progress, _print_plan)
     if built.plan.changes:
         print(f"{_count(len(built.stories), 'card')} made; see build/packs/stories.md and `git diff build/packs`.")
     return _say_short(built.short)
@@ -222,6 +225,8 @@ def _import(args: argparse.Namespace) -> int:
     from gonbuild.store import write_aside
 
     root, source = Path(_project(args).root), Path(args.file)
+    if not source.is_file():
+        raise InputError(Problem(args.file, "no such file", "Name a chat-format JSON Lines file."))
     found = import_chat(source.read_bytes(), args.file)
     for problem in found.unplaced:
         print(f"not placed: {_visible(str(problem))}", file=sys.stderr)
@@ -279,9 +284,10 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _cache(args: argparse.Namespace) -> int:
-    store = _project(args).store
+    project = _project(args)
+    store = project.store
     if args.what == "clear":
-        store.clear()
+        store.clear(project.settings.machine.lock_timeout_s)
         print(f"cleared {_short_path(store.root)}")
         return EXIT_DONE
     entries = store.entries()
@@ -297,7 +303,7 @@ def _cache(args: argparse.Namespace) -> int:
 
 def _print_plan(plan: "Plan") -> None:
     for line in plan_lines(plan):
-        print(_visible(line))
+        print(_visible(line), flush=True)
 
 
 def plan_lines(plan: "Plan") -> list[str]:
@@ -331,7 +337,7 @@ def _name(steps: Sequence["Step"]) -> str:
 
 def _say_short(short: Any) -> int:
     for card, why in sorted(short.items()):
-        print(f"gonbuild: card '{card}' ships {why}", file=sys.stderr)
+        print(_visible(f"gonbuild: card '{card}' ships {why}"), file=sys.stderr)
     return EXIT_UNFINISHED if short else EXIT_DONE
 
 

@@ -155,7 +155,7 @@ def _foreign(story: str, found: list[Quantity], effect: Effect) -> Iterator[str]
     words = [t.lower() for t in tokens(story)]
     for q in found:
         if q.unit == POINTS:
-            if (q.limit, q.value) not in effect.limits and not any(_fits(q, fact, effect) for fact in effect.points):
+            if not _stated(q, effect):
                 yield f"says {q}, wanted {', '.join(map(str, effect.points)) or 'no points'}"
         elif q.digits and (q.unit, q.value) not in effect.counts and (q.value != 1 or q.unit == CARDS):
             yield f"says {q}, which the effect does not"
@@ -213,6 +213,14 @@ def _fits(q: Quantity, fact: Points, effect: Effect) -> bool:
     if fact.region:
         return not q.regions or fact.region in q.regions
     return not q.regions or q.aimed or q.regions <= effect.regions or len(q.regions) == len(REGIONS)
+
+
+def _stated(q: Quantity, effect: Effect) -> bool:
+    """Says whether a number of points is the effect's, for each region that the story gives it to."""
+    if (q.limit, q.value) in effect.limits:
+        return True
+    alike = {fact.region for fact in effect.points if fact.value == q.value and q.sign * fact.sign >= 0}
+    return ("" in alike or q.regions <= alike) and any(_fits(q, fact, effect) for fact in effect.points)
 
 
 def _implied(fact: Points, words: list[str]) -> bool:

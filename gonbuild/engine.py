@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gonbuild.model import END, TAGS, Base  # before the libraries: it sets the environment that they read
+from gonbuild.model import TAGS, Base  # before the libraries: it sets the environment that they read
 
 # isort: split
 import torch
@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from gonbuild.errors import InputError, Problem
 from gonbuild.noise import gumbel, key_of
-from gonbuild.records import Candidate, Progress, Request, quiet
+from gonbuild.records import END, Candidate, Progress, Request, quiet
 from gonbuild.settings import SamplingSettings
 
 TAIL = 16

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gonbuild.model import END, Base  # before the libraries: it sets the environment that they read
+from gonbuild.model import Base  # before the libraries: it sets the environment that they read
 
 # isort: split
 import torch
 import torch.nn.functional as F
 
-from gonbuild.records import Progress, Row, quiet
+from gonbuild.records import END, Progress, Row, quiet
 
 BATCH = 8
 """Rows in a batch: fixed, so that a figure does not depend on how many rows there are."""

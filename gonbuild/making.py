@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gonbuild.errors import MachineError, Problem
-from gonbuild.filters import Context, StoryIndex, judge
+from gonbuild.filters import Context, StoryIndex, diversity, judge
 from gonbuild.plan import Step
 from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, digest, quiet
 from gonbuild.selection import select
@@ -20,7 +20,11 @@ class Made:
     adapter: str
     count: int
     """Stories wanted."""
+    first_round: int = 0
     rounds: int = 0
+    """Rounds tried."""
+    found: int = 0
+    """Stories chosen among the candidates; the others shipped before."""
     judged: list[Judged] = field(default_factory=list)
     stories: tuple[Story, ...] = ()
 
@@ -36,7 +40,7 @@ def make_stories(
         return []
     cards = {card.id: card for card in ws.library.cards}
     wanted = ws.settings.selection
-    work = [Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories) for s in steps]
+    work = [Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories, s.first_round) for s in steps]
     ctx = context(ws, kept)
     pending = work
     for round_ in range(wanted.rounds):
@@ -58,14 +62,15 @@ def _choose(ws: Workspace, m: Made, ctx: Context, *, last: bool) -> None:
     m.stories = chosen.stories
     if len(m.stories) < m.count and not last:
         return
-    m.judged = list(chosen.judged)
-    line = ws.lock.lines.get(m.card.id)
-    earlier = ws.stories(line) if line else ()
-    new = {story.text for story in m.stories}
-    still_good = [s for s in earlier if s.text not in new and passes(s, m.card, ctx)]
-    m.stories = _in_slots(m.card.id, (*m.stories, *still_good)[: m.count], earlier)
+    m.judged, m.found = list(chosen.judged), len(m.stories)
     for story in m.stories:
         ctx.pack.add(story.text, m.card.effect)
+    line = ws.lock.lines.get(m.card.id)
+    earlier = ws.stories(line) if line else ()
+    for story in earlier:
+        if len(m.stories) < m.count and _ships(story, m.card, ctx):
+            m.stories += (story,)
+    m.stories = _in_slots(m.card.id, m.stories, earlier)
 
 
 def _in_slots(card: str, stories: Iterable[Story], earlier: Iterable[Story]) -> tuple[Story, ...]:
@@ -80,17 +85,29 @@ def _in_slots(card: str, stories: Iterable[Story], earlier: Iterable[Story]) -> 
     )
 
 
-def passes(story: Story, card: Card, ctx: Context) -> bool:
-    """Tells whether a shipped story passes the filters for a card; that it had an end was seen when it was chosen."""
-    return judge(Candidate(card.id, story.candidate, story.text, 1, 0.0, 0.0, ended=True), card, ctx).kept
+def still_pass(ws: Workspace, card_id: str) -> bool:
+    """Tells whether all of a card's shipped stories pass today's filters beside the rest of the pack."""
+    cards = {card.id: card for card in ws.library.cards}
+    others = {line.card: ws.stories(line) for line in ws.lock.lines.values() if line.card in cards}
+    own = others.pop(card_id)
+    ctx = context(ws, others)
+    return all(_ships(story, cards[card_id], ctx) for story in own)
+
+
+def _ships(story: Story, card: Card, ctx: Context) -> bool:
+    """Adds a story that shipped before to the pack if it passes the filters; its end was seen when it was chosen."""
+    candidate = Candidate(card.id, story.candidate, story.text, 1, 0.0, 0.0, ended=True)
+    good = judge(candidate, card, ctx).kept and diversity(candidate, card, ctx).kept
+    if good:
+        ctx.pack.add(story.text, card.effect)
+    return good
 
 
 def context(ws: Workspace, pack: Mapping[str, Sequence[Story]]) -> Context:
     """Returns what filters compare with: all training stories, and the stories of a pack by card id."""
     effects = {card.id: card.effect for card in ws.library.cards}
-    training = ((s, card.effect) for card in (*ws.library.cards, *ws.library.examples) for s in card.examples)
     shipped = ((story.text, effects[card]) for card, stories in pack.items() for story in stories)
-    return Context(ws.settings.filters, StoryIndex(training), StoryIndex(shipped))
+    return Context(ws.settings.filters, ws.training_index, StoryIndex(shipped))
 
 
 def draw_round(
@@ -100,7 +117,7 @@ def draw_round(
     drawn: dict[str, tuple[Candidate, ...]] = {}
     missing: dict[str, list[Request]] = {}
     for m in work:
-        inputs = ws.candidate_inputs(m.adapter, m.card.id, round_)
+        inputs = ws.candidate_inputs(m.adapter, m.card.id, m.first_round + round_)
         value = ws.store.read_json("candidates", digest(inputs))
         if value is None:
             request = Request(m.card.id, ws.templates.prompt(m.card), inputs["first"], inputs["last"])
@@ -109,7 +126,7 @@ def draw_round(
             drawn[m.card.id] = tuple(Candidate(**row) for row in value)
     for adapter, requests in missing.items():
         for request, candidates in ws.models.generate(adapter_folder(ws, adapter, progress), requests, progress):
-            inputs = ws.candidate_inputs(adapter, request.card, round_)
+            inputs = ws.candidate_inputs(adapter, request.card, request.first // ws.settings.sampling.candidates)
             ws.store.put_json("candidates", digest(inputs), inputs, [vars(c) for c in candidates])
             drawn[request.card] = tuple(candidates)
     return drawn

@@ -35,14 +35,13 @@ from transformers.utils import logging
 
 from gonbuild.base import BaseFiles, is_whole
 from gonbuild.errors import InputError, MachineError, Problem
-from gonbuild.records import Row
+from gonbuild.records import END, Row
 from gonbuild.settings import ModelSettings
 
 if not torch.cuda.is_available():
     # peft imports it wherever it is installed: that prints a warning and looks for a kernel to fetch.
     sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # None: an import says it is not there
 
-END = "<|end|>"
 TAGS = ("<|system|>", "<|user|>", "<|assistant|>", END)
 GIB = 2**30
 WANTED_FILES = ["config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "model*.safetensors*"]

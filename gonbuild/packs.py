@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,12 @@ from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest
 LOCK = "build/stories.lock.jsonl"
 PACKS = "build/packs"
 SCHEMA = 1
+NAMES = ("stories.json", "stories.md")
+JSON_HEAD = f'{{\n  "schema": {SCHEMA},\n  "deck": '.encode()
+"""How every JSON pack starts: what else lies in the folder was not written by a build."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CARD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,18 @@ def read_lock(data: bytes) -> Lock:
 
 
 def _sound(line: Line) -> bool:
-    texts = (line.card, line.adapter, line.signature, line.short, *(s.id for s in line.stories))
-    texts = (*texts, *(s.sha256 for s in line.stories))
-    numbers = [n for s in line.stories for n in (s.score, s.novelty)]
+    """Tells whether a line's values have the form a build gives them: a lock may come from a stranger."""
+    stories = line.stories
     return (
-        all(isinstance(t, str) for t in texts)
+        _CARD.fullmatch(line.card) is not None
+        and all(_SHA256.fullmatch(key) for key in (line.adapter, *(s.sha256 for s in stories)))
+        and all(re.fullmatch(rf"{line.card}\.\d{{1,3}}", s.id) for s in stories)
+        and all(type(n) is int and 0 <= n < 1 << 31 for n in (line.rounds, *(s.candidate for s in stories)))
+        and all(type(n) in (int, float) and math.isfinite(n) for s in stories for n in (s.score, s.novelty))
         and isinstance(line.inputs, dict)
-        and all(isinstance(n, int | float) for n in numbers)
+        and _SHA256.fullmatch(line.inputs["settings"]) is not None
+        and isinstance(line.signature, str)
+        and isinstance(line.short, str)
     )
 
 

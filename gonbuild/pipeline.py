@@ -5,7 +5,7 @@ With workspace and making it knows every stage; those that load much are importe
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,18 +62,28 @@ class Project:
         """
         return _plan(self.workspace(), refresh)
 
-    def build(self, refresh: Collection[str] = (), progress: Progress = quiet) -> Built:
+    def build(
+        self,
+        refresh: Collection[str] = (),
+        progress: Progress = quiet,
+        announce: Callable[[Plan], object] = lambda _plan: None,
+    ) -> Built:
         """Brings the packs up to date, following the plan; writes nothing where nothing is stale.
+
+        `announce` is told the plan before anything of it is done.
 
         Raises:
             InputError, MachineError: as `plan`, or while training or generating; the packs are then untouched.
         """
         plan = self.plan(refresh)
         if not plan.changes:
+            announce(plan)
             return Built(plan, short=plan.short)
         with self.store.lock(self.settings.machine.lock_timeout_s):
             ws = self.workspace()  # another build may have ended while this one waited
-            return _run(ws, _plan(ws, refresh), progress)
+            plan = _plan(ws, refresh)
+            announce(plan)
+            return _run(ws, plan, progress)
 
     def why(self, card: str) -> list[str]:
         """Tells a card's story in lines: what the next build does with it, what its stories are and came from.
@@ -156,17 +166,25 @@ def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
         wanted={card.id: ws.card_inputs(card) for card in ws.scan.cards},
         settings={ws.settings_key: ws.stage_settings},
         rounds=ws.settings.selection.rounds,
+        candidates=ws.settings.sampling.candidates,
         lock=ws.lock,
         adapter=ws.adapter_key,
         adapter_reasons=_adapter_reasons(ws),
-        has_adapter=lambda adapter: ws.store.has("adapter", adapter),
-        has_candidates=lambda adapter, card: ws.store.has("candidates", digest(ws.candidate_inputs(adapter, card, 0))),
+        has_adapter=lambda adapter: _fits_base(ws, adapter),
+        has_candidates=lambda *names: ws.store.has("candidates", digest(ws.candidate_inputs(*names))),
         has_texts=ws.has_texts,
-        still_passes=lambda card: _still_passes(ws, card),
+        still_passes=lambda card: _still_pass(ws, card),
         pack_reasons=lambda: tuple(f"{name}: {why}" for name, why in ws.changed_packs.items()),
         refresh=frozenset(ids if "all" in refresh else refresh),
     )
     return make_plan(situation, ws.scan.notes)
+
+
+def _fits_base(ws: Workspace, adapter: str) -> bool:
+    """Tells whether an adapter is in the store and was made for today's base; a lock may name one of another base."""
+    made = ws.store.inputs("adapter", adapter)
+    same = made is not None and all(made.get(name) == ws.adapter_inputs[name] for name in ("base", "model"))
+    return same and ws.store.has("adapter", adapter)
 
 
 def _adapter_reasons(ws: Workspace) -> tuple[str, ...]:
@@ -181,14 +199,10 @@ def _adapter_reasons(ws: Workspace) -> tuple[str, ...]:
     return ("never built here",)
 
 
-def _still_passes(ws: Workspace, card_id: str) -> bool:
-    from gonbuild.making import context, passes
+def _still_pass(ws: Workspace, card: str) -> bool:
+    from gonbuild.making import still_pass
 
-    known = {card.id: card for card in ws.library.cards}
-    card = known[card_id]
-    lines = ws.lock.lines.items()
-    ctx = context(ws, {other: ws.stories(line) for other, line in lines if other in known and other != card_id})
-    return all(passes(story, card, ctx) for story in ws.stories(ws.lock.lines[card_id]))
+    return still_pass(ws, card)
 
 
 def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
@@ -219,7 +233,8 @@ def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"]) -> dict[str, Line]
             lines[step.what] = Line(**{**vars(ws.lock.lines[step.what]), "inputs": ws.card_inputs(cards[step.what])})
     for m in work:
         drops = ", ".join(f"{name} {count}" for name, count in commonest_drops(m.judged))
-        short = f"{len(m.stories)} of {m.count} stories; dropped by {drops}" if len(m.stories) < m.count else ""
+        kept = f" and {len(m.stories) - m.found} from before" if len(m.stories) > m.found else ""
+        short = f"{m.found} new{kept} of {m.count} stories; dropped by {drops}" if m.found < m.count else ""
         lines[m.card.id] = Line(
             card=m.card.id,
             inputs=ws.card_inputs(m.card),

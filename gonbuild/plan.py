@@ -21,6 +21,8 @@ class Step:
     reasons: tuple[str, ...] = ()
     adapter: str = ""
     """Key of the adapter whose candidates a `select` or `generate` draws on."""
+    first_round: int = 0
+    """The first round of candidates to look at: a refreshed card passes over those that it had."""
 
     @property
     def changes(self) -> bool:
@@ -58,14 +60,17 @@ class Situation:
     settings: Mapping[str, Mapping[str, Any]]
     """Digest -> stage settings, of the wanted inputs."""
     rounds: int
+    candidates: int
+    """Per round."""
     lock: Lock
     adapter: str
     """Key of the adapter that the project's rows and settings ask for."""
     adapter_reasons: tuple[str, ...]
     """Why that adapter is another one than the last; empty where it is in the store."""
     has_adapter: Callable[[str], bool]
-    has_candidates: Callable[[str, str], bool]
-    """(adapter key, card id) -> whether the card's first round is in the store."""
+    """Whether the store holds an adapter, and it was made for today's base."""
+    has_candidates: Callable[[str, str, int], bool]
+    """(adapter key, card id, round) -> whether they are in the store."""
     has_texts: Callable[[Line], bool]
     """Whether every text that a line names still stands in some pack."""
     still_passes: Callable[[str], bool]
@@ -113,7 +118,8 @@ def _card_step(card: str, s: Situation) -> Step:
     if line is None:
         return _made(card, ("new card",), [s.adapter], s)
     if card in s.refresh:
-        return _made(card, ("refresh asked for",), [s.adapter], s)
+        seen = [story.candidate for story in line.stories] if line.adapter == s.adapter else []
+        return _made(card, ("refresh asked for",), [s.adapter], s, 1 + max(seen) // s.candidates if seen else 0)
     reasons, filters_alone = _differences(line, s.wanted[card], s)
     if not reasons and s.has_texts(line):
         return Step(card, KEEP)
@@ -123,11 +129,11 @@ def _card_step(card: str, s: Situation) -> Step:
     return _made(card, reasons, [*([line.adapter] if s.has_adapter(line.adapter) else []), s.adapter], s)
 
 
-def _made(card: str, reasons: tuple[str, ...], adapters: list[str], s: Situation) -> Step:
+def _made(card: str, reasons: tuple[str, ...], adapters: list[str], s: Situation, first_round: int = 0) -> Step:
     for adapter in adapters:
-        if s.has_candidates(adapter, card):
-            return Step(card, SELECT, reasons, adapter)
-    return Step(card, GENERATE, reasons, s.adapter)
+        if s.has_candidates(adapter, card, first_round):
+            return Step(card, SELECT, reasons, adapter, first_round)
+    return Step(card, GENERATE, reasons, s.adapter, first_round)
 
 
 def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> tuple[tuple[str, ...], bool]:

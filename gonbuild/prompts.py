@@ -13,7 +13,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gonbuild.errors import InputError, Problem
-from gonbuild.records import Card, Prompt, digest
+from gonbuild.records import END, Card, Prompt, digest
 from gonbuild.sources import decode, read_bytes
 
 SYSTEM, CARD, CHAT, PACK = "system.txt", "card.txt", "chat.jinja", "pack.md.jinja"
@@ -25,10 +25,16 @@ _NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
+_PADDING = ("ljust", "rjust", "center", "zfill", "format", "format_map", "expandtabs")
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Refuses what a few characters of template could fill the memory with; folds no such constant either."""
 
     intercepted_binops = frozenset(("*", "**"))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in _PADDING and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002 (jinja2's own)
         raise SecurityError(f"'{operator}' is not for templates")
@@ -79,7 +85,9 @@ class Templates:
             raise InputError(Problem(where, "the assistant's turn does not start with the story", _CHAT_CURE))
         if completion == story:
             raise InputError(Problem(where, "nothing ends the assistant's turn", "Write <|end|> after the content."))
-        return completion.removeprefix(story)
+        if (stop := completion.removeprefix(story)) != END:
+            raise InputError(Problem(where, f"ends the assistant's turn with '{stop}'", f"Wanted {END}."))
+        return stop
 
     def render(self, name: str, **values: Any) -> str:
         """Renders a template such as `pack.md.jinja`; the text ends with one line feed.
@@ -128,6 +136,10 @@ def load_templates(root: Path) -> Templates:
     """
     environment = _Sandbox(undefined=StrictUndefined, autoescape=False)
     environment.filters["md"] = md
+    for name in ("random", "center", "format", "indent"):  # another text each time, or a text without end
+        del environment.filters[name]
+    for name in ("lipsum", "cycler", "joiner"):
+        del environment.globals[name]
     sources, compiled, problems = {}, {}, []
     for name in (SYSTEM, CARD, CHAT, PACK):
         where = f"templates/{name}"

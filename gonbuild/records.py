@@ -9,6 +9,9 @@ from typing import Any
 TYPES = ("Bảo Vệ", "Cộng Đồng", "Thiên Tai")
 REGIONS = ("Rừng", "Sông", "Đất", "Làng")
 
+END = "<|end|>"
+"""What ends a turn of the dialogue, and so a story."""
+
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, units done, units in all) while a step runs; `done == total` ends a bar."""
 

@@ -55,14 +55,14 @@ def card_history(step: Step, line: Line | None, stories: Sequence[Story], droppe
 
 def eval_markdown(figures: Mapping[str, Any]) -> str:
     """Puts the figures of an evaluation into Markdown tables."""
+    measured = [name for name in ("bits_per_byte", "perplexity") if name in figures]  # none without held-out stories
     lines = [
         f"Base `{figures['base']}`, adapter `{figures['adapter'][:8]}`, {figures['held_out_stories']} stories of "
         f"{figures['held_out_cards']} held-out cards, {figures['candidates']} candidates of {figures['cards']} cards.",
-        "",
-        "| held-out stories | base | adapter |",
-        "|---|---|---|",
     ]
-    for name in ("bits_per_byte", "perplexity"):
+    if measured:
+        lines += ["", "| held-out stories | base | adapter |", "|---|---|---|"]
+    for name in measured:
         row = [f"{figures[name][model]:.3f}" for model in ("base", "adapter")]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(row)} |")
     lines += ["", "| candidates | share |", "|---|---|", f"| pass all filters | {figures['pass_rate']:.1%} |"]

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
 
@@ -17,12 +17,15 @@ from gonbuild.errors import InputError, Problem, near, one_of
 class Stage(BaseModel):
     """What every stage's settings share: frozen, strict, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bleu = Annotated[float, Field(ge=0, le=100)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
 class ModelSettings(Stage):
@@ -47,7 +50,7 @@ class DatasetSettings(Stage):
 
     examples: Annotated[int, Field(ge=0)] = 0
     """stories of `cards/examples` that join the decks' examples, rows, drawn by digest"""
-    seed: int = 0
+    seed: Seed = 0
     """which of them are drawn"""
 
 
@@ -60,7 +63,15 @@ class AdapterSettings(Stage):
     """LoRA alpha; the update is scaled by alpha / r"""
     dropout: Fraction = 0.0
     """LoRA dropout, share"""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     """modules that are adapted"""
     last_layers: Annotated[int, Field(ge=0)] = 3
     """how many of the last layers are adapted, 0 for all; fewer train faster"""
@@ -86,7 +97,7 @@ class AdapterSettings(Stage):
     """longest row, tokens; a longer one is an error that names it"""
     gradient_checkpointing: bool = False
     """less memory, more time"""
-    seed: int = 0
+    seed: Seed = 0
     """order of the rows, dropout, LoRA's start"""
 
 
@@ -105,7 +116,7 @@ class SamplingSettings(Stage):
     """1 is none"""
     max_new_tokens: Annotated[int, Field(ge=8, le=1024)] = 192
     """a candidate that reaches it is cut and dropped"""
-    seed: int = 0
+    seed: Seed = 0
     """another seed, other candidates"""
 
 
@@ -124,7 +135,7 @@ class FilterSettings(Stage):
     """word pairs said again within the story, the effect's own words aside"""
     effect: bool = True
     """each number, sign and region of the effect must be told, and no foreign one"""
-    banned_words: tuple[str, ...] = ()
+    banned_words: tuple[Annotated[str, Field(pattern=r"\w")], ...] = ()
     """never shipped, whole words, any case"""
     max_novelty_bleu: Bleu = 50.0
     """BLEU to the nearest training story at most, the words of the effects left out"""
@@ -132,6 +143,12 @@ class FilterSettings(Stage):
     """BLEU to the nearest story already in the pack at most, likewise"""
     min_reference_bleu: Bleu | None = None
     """BLEU to the card's own examples at least; off unless set"""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "FilterSettings":
+        if self.min_words > self.max_words:
+            raise ValueError(f"wanted min_words at most max_words, found {self.min_words} and {self.max_words}")
+        return self
 
 
 class SelectionSettings(Stage):
@@ -216,21 +233,36 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
     path = root / "pyproject.toml"
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text).get("tool", {}).get("gonbuild", {})
+        table = _table(_table(tomllib.loads(text), "tool"), "gonbuild")
     except FileNotFoundError:
         raise InputError(Problem(str(path), "no such file", "Run gonbuild in a project, or name it: --root.")) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise InputError(Problem("pyproject.toml", f"is no valid TOML: {e}")) from None
-    profile = profile or os.environ.get("GONBUILD_PROFILE") or table.get("profile", "nano")
-    return parse_settings({**table, "profile": profile}, text)
+    for source, name in (("--profile", profile), ("GONBUILD_PROFILE", os.environ.get("GONBUILD_PROFILE"))):
+        if name:
+            if name not in PROFILES:
+                raise InputError(_unknown_profile(source, name))
+            return parse_settings({**table, "profile": name}, text)
+    return parse_settings(table, text)
+
+
+def _table(value: dict[str, Any], name: str) -> dict[str, Any]:
+    table = value.get(name, {})
+    if not isinstance(table, dict):
+        raise InputError(Problem("pyproject.toml", f"'{name}' is no table", "Wanted [tool.gonbuild] with settings."))
+    return table
+
+
+def _unknown_profile(where: str, name: Any) -> Problem:
+    wanted = f"Wanted {one_of(PROFILES)}. {near(str(name), list(PROFILES))}".strip()
+    return Problem(where, f"unknown profile '{name}'", wanted)
 
 
 def parse_settings(table: dict[str, Any], text: str = "") -> Settings:
     """Lays a table over its profile's defaults; `text` is the TOML it came from, for line numbers."""
     profile = table.get("profile", "nano")
-    if profile not in PROFILES:
-        wanted = f"Wanted {one_of(PROFILES)}. {near(str(profile), list(PROFILES))}".strip()
-        raise InputError(Problem(_where(text, ("profile",)), f"unknown profile '{profile}'", wanted))
+    if not isinstance(profile, str) or profile not in PROFILES:
+        raise InputError(_unknown_profile(_where(text, ("profile",)), profile))
     merged: dict[str, Any] = {**table}
     for stage, values in PROFILES[profile].items():
         own = table.get(stage, {})
@@ -258,8 +290,14 @@ def _problem(error: Any, text: str) -> Problem:
             model = model.model_fields[key].annotation
         known = list(model.model_fields)
         return Problem(where, f"unknown setting '{name}'", near(keys[-1], known) or f"Known: {', '.join(known)}.")
+    if error["type"] == "value_error":
+        return Problem(where, f"setting '{name}'", _sentence(str(error["ctx"]["error"])))
     message = error["msg"].replace("Input should be", "wanted")
-    return Problem(where, f"setting '{name}' is {error['input']!r}", message[0].upper() + message[1:] + ".")
+    return Problem(where, f"setting '{name}' is {error['input']!r}", _sentence(message))
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
 
 
 def _where(text: str, keys: tuple[str, ...]) -> str:

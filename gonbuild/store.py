@@ -17,6 +17,7 @@ from gonbuild.errors import MachineError, Problem
 from gonbuild.records import canonical, digest
 
 MANIFEST = "manifest.json"
+KINDS = ("adapter", "candidates", "identity", "library", "packs", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ class Store:
             found.append(Entry(folder.parent.name, folder.name, size))
         return found
 
-    def clear(self) -> None:
-        """Removes everything that is kept; the next build makes it again."""
-        shutil.rmtree(self.root, ignore_errors=True)
+    def clear(self, timeout_s: float) -> None:
+        """Removes everything that is kept; the next build makes it again. Other files in the folder stay."""
+        with self.lock(timeout_s):
+            for kind in KINDS:
+                if (self.root / kind).is_dir():
+                    shutil.rmtree(self.root / kind)
 
     def _manifest(self, kind: str, key: str) -> Any:
         try:
@@ -145,10 +149,11 @@ class Store:
         return manifest if sound else None
 
     def _quarantine(self, folder: Path, damage: str) -> None:
-        aside = self.root / "quarantine"
-        aside.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name[:16]}-", dir=aside))
-        folder.rename(place / folder.name)
+        with contextlib.suppress(OSError):  # where it cannot be set aside it stays a miss
+            aside = self.root / "quarantine"
+            aside.mkdir(parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name[:16]}-", dir=aside))
+            folder.rename(place / folder.name)
         self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({damage}); it is made again")
 
 

@@ -18,6 +18,7 @@ from gonbuild.store import Store
 
 if TYPE_CHECKING:
     from gonbuild.cards import Library
+    from gonbuild.filters import StoryIndex
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
@@ -78,6 +79,14 @@ class Workspace:
             lambda story, card: not tell(story, read_effect(card.effect)),
         )
 
+    @cached_property
+    def training_index(self) -> "StoryIndex":
+        """All stories that a model may have seen, to compare with; a second or two for some ten thousand."""
+        from gonbuild.filters import StoryIndex
+
+        cards = (*self.library.cards, *self.library.examples)
+        return StoryIndex((story, card.effect) for card in cards for story in card.examples)
+
     def example_cards(self, *, held_out: bool) -> list[Card]:
         """Returns the example cards that models may train on, or those that none may."""
         names = self.models.held_out()
@@ -95,7 +104,7 @@ class Workspace:
             },
             "dataset": self.settings.dataset.model_dump(),
             "held_out": sorted(self.models.held_out()),
-            "step": LIBRARY_STEP,
+            "steps": [LIBRARY_STEP, FILTERS_STEP],  # whether an example tells its effect is a filter's word
         }
         value = self.store.memo("library", inputs, self._scan)
         return Scan(
@@ -115,7 +124,8 @@ class Workspace:
         prompts = {card.id: self.templates.prompt(card) for card in library.cards}
         # The pack's template is tried here, so that a mistake in it is found before any model runs.
         trial = {card.id: (Story(f"{card.id}.1", card.name, 0, 0.0, 0.0),) for card in library.cards}
-        self._pack_files(library.decks, library.cards, trial)
+        for stories in (trial, {}):
+            self._pack_files(library.decks, library.cards, stories)
         trained = {(row.source, row.completion) for row in self.rows}
         notes = [
             f"{card.where}: card '{card.id}': effect: could not read '{unread}'; only its text is checked"
@@ -123,7 +133,7 @@ class Workspace:
             if (unread := read_effect(card.effect).unread)
         ]
         notes += [
-            f"{card.where}: card '{card.id}': example {n} does not tell the effect and is not trained on"
+            f"{card.where}: card '{card.id}': example {n} does not tell the effect and is not trained on; mend it"
             for card in library.cards
             for n, story in enumerate(card.examples, 1)
             if (card.id, self.templates.completion(story)) not in trained
@@ -205,9 +215,13 @@ class Workspace:
 
     @cached_property
     def pack_bytes(self) -> dict[str, bytes]:
-        """Every pack file's bytes by name."""
-        folder = self.root / packs.PACKS
-        return {p.name: p.read_bytes() for p in sorted(folder.glob("*")) if p.suffix in (".json", ".md")}
+        """Every pack file's bytes by name; a file in the folder that no build wrote is none of ours."""
+        found = {p.name: p.read_bytes() for p in sorted((self.root / packs.PACKS).glob("*")) if p.is_file()}
+        return {n: data for n, data in found.items() if n in self._pack_names or data.startswith(packs.JSON_HEAD)}
+
+    @cached_property
+    def _pack_names(self) -> frozenset[str]:
+        return frozenset({*packs.NAMES, *(f"{deck.stem}.json" for deck in self.scan.decks)})
 
     @cached_property
     def _texts(self) -> dict[str, str]:
@@ -215,7 +229,7 @@ class Workspace:
 
     def has_texts(self, line: Line) -> bool:
         """Tells whether every text that a line names still stands in some pack."""
-        return not self.changed_packs or all(story.sha256 in self._texts for story in line.stories)
+        return self._as_written is True or all(story.sha256 in self._texts for story in line.stories)
 
     def stories(self, line: Line) -> tuple[Story, ...]:
         """Returns a line's stories with their texts, those that still stand in some pack."""
@@ -244,17 +258,26 @@ class Workspace:
         A digest of every file is remembered when packs are written, so that nothing needs rendering here.
         """
         found = self.pack_bytes
-        told = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
-        if told is not None:
+        if self._as_written:
+            return {}
+        if self._as_written is False:
+            told = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
             names = [n for n in {*told, *found} if n not in found or told.get(n) != digest(found[n])]
             why = "edited by hand"
         else:
             wanted = self.render({line.card: self.stories(line) for line in self.lock.lines.values()})
             names = [n for n in {*wanted, *found} if wanted.get(n) != found.get(n)]
             why = "is not what the lock, the cards and the templates give"
-            if not names:
+            if not names and all(self.has_texts(line) for line in self.lock.lines.values()):
                 self.remember_packs(self.lock_bytes, wanted)
-        return {name: why if name in found else "missing" for name in sorted(names)}
+        reasons = {name: why if name in found else "missing" for name in sorted(names)}
+        return {name: reasons[name] if name in self._pack_names else "no deck makes it any more" for name in reasons}
+
+    @cached_property
+    def _as_written(self) -> bool | None:
+        """Whether the pack files are the bytes that a build wrote for this lock; None where none is remembered."""
+        told = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
+        return None if told is None else bool(told == {name: digest(data) for name, data in self.pack_bytes.items()})
 
     def remember_packs(self, lock: bytes, files: Mapping[str, bytes]) -> None:
         """Notes the digests of pack files that belong to a lock."""
@@ -264,7 +287,6 @@ class Workspace:
         return {
             "lock": digest(lock),
             "library": self.scan.key,
-            "template": digest(self.read("templates/pack.md.jinja")),
             "title": self.settings.packs.title,
             "step": PACKS_STEP,
         }

@@ -65,13 +65,14 @@ def clause(prompt: str) -> str:
 class FakeModels:
     """Trains by writing a digest, generates from SCENES by card, prompt and index; `log` tells what was asked."""
 
-    def __init__(self, bad: Sequence[str] = ()) -> None:
+    def __init__(self, bad: Sequence[str] = (), base: str = "fake-base-1") -> None:
         self.log: list[str] = []
         self.bad = set(bad)
         """Cards whose candidates tell no effect."""
+        self.base = base
 
     def identity(self) -> str:
-        return "fake-base-1"
+        return self.base
 
     def held_out(self) -> frozenset[str]:
         return frozenset()

@@ -164,3 +164,15 @@ def test_stories_by_people_are_kept_and_changed_ones_dropped():
                 passed += [] if tell(changed, read_effect(effect)) else [(change.__name__, effect, changed)]
     assert tried > 1500
     assert len(passed) / tried < 0.005, passed
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        "Bà con trồng cây ven bờ, Rừng và Sông được 2 điểm.",
+        "Cả xóm chung tay giữ cây, Rừng, Đất và Làng mỗi nơi tăng 2 điểm.",
+    ],
+)
+def test_foreign_region_that_shares_the_right_number_never_passes(story):
+    assert tell(story, read_effect("+2 điểm cho Rừng")) != ()
+    assert tell("Bà con trồng cây, Rừng được 2 điểm.", read_effect("+2 điểm cho Rừng")) == ()

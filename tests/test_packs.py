@@ -28,12 +28,19 @@ def line(card: str, **changes: object) -> Line:
     values = {
         "card": card,
         "inputs": {"name": card, "settings": digest(VALUES)},
-        "adapter": "9f2c",
+        "adapter": "9f2c" * 16,
         "stories": tuple(shipped(s) for s in STORIES.get(card, ())),
         "signature": "sacrebleu",
         **changes,
     }
     return Line(**values)  # type: ignore[arg-type]
+
+
+def forged(**changes: object) -> bytes:
+    """A lock line as no build writes it."""
+    row = {"card": "a", "inputs": {"settings": "0" * 64}, "adapter": "0" * 64, "stories": [], "signature": "s"}
+    assert read_lock(json.dumps(row).encode()).lines
+    return json.dumps({**row, **changes}).encode()
 
 
 def render() -> dict[str, bytes]:
@@ -69,6 +76,16 @@ def test_lock_holds_a_line_a_card_sorted_by_id_after_the_settings_in_use() -> No
         b'{"card":"a","inputs":{},"adapter":"x","stories":[{"id":"a.1"}],"signature":"s"}',
         b'{"card":"a","inputs":{},"adapter":"x","stories":[],"signature":"s","more":1}',
         b'{"settings":"0000","values":{"sampling":{}}}',
+        forged(adapter="../../../cards"),
+        forged(card="../a"),
+        forged(inputs={"settings": [1]}),
+        forged(inputs={}),
+        forged(short=3),
+        forged(rounds=1.5),
+        forged(stories=[{"id": "a.1 --><script>", "sha256": "0" * 64, "candidate": 0, "score": 0, "novelty": 0}]),
+        forged(stories=[{"id": "a.1", "sha256": "0", "candidate": 0, "score": 0, "novelty": 0}]),
+        forged(stories=[{"id": "a.1", "sha256": "0" * 64, "candidate": True, "score": 0, "novelty": 0}]),
+        forged(stories=[{"id": "a.1", "sha256": "0" * 64, "candidate": 0, "score": float("inf"), "novelty": 0}]),
         b"\xff\xfe\x00",
         b"[" * 50_000,
     ],

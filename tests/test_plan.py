@@ -1,6 +1,6 @@
 from typing import Any
 
-from gonbuild.packs import Line, Lock
+from gonbuild.packs import Line, Lock, Shipped
 from gonbuild.plan import Situation, diff, make_plan
 
 STAGES = {"sampling": {"seed": 0, "temperature": 0.8}, "filters": {"min_words": 12}}
@@ -14,11 +14,12 @@ def situation(**changes: Any) -> Situation:
         "wanted": {"a-1": INPUTS},
         "settings": {"k1": STAGES},
         "rounds": 4,
+        "candidates": 16,
         "lock": Lock({"a-1": line}, {"k1": STAGES}),
         "adapter": "old0adapter",
         "adapter_reasons": ("never built here",),
         "has_adapter": lambda key: True,
-        "has_candidates": lambda key, card: False,
+        "has_candidates": lambda key, card, round_: False,
         "has_texts": lambda line: True,
         "still_passes": lambda card: True,
         "pack_reasons": lambda: (),
@@ -51,18 +52,29 @@ def test_changed_effect_generates_and_says_both_values() -> None:
 
 
 def test_stale_card_with_candidates_in_the_store_is_selected_from_them() -> None:
-    assert step(wanted=wanted(stories=3), has_candidates=lambda key, card: True) == ("select", ("stories: 2 -> 3",))
+    assert step(wanted=wanted(stories=3), has_candidates=lambda key, card, round_: True) == (
+        "select",
+        ("stories: 2 -> 3",),
+    )
 
 
 def test_candidates_of_the_lines_own_adapter_come_first() -> None:
-    plan = make_plan(situation(wanted=wanted(stories=3), adapter="new", has_candidates=lambda key, card: True))
+    plan = make_plan(situation(wanted=wanted(stories=3), adapter="new", has_candidates=lambda key, card, round_: True))
     assert plan.cards[0].adapter == "old0adapter"
 
 
 def test_refresh_takes_the_current_adapter() -> None:
-    plan = make_plan(situation(refresh=frozenset({"a-1"}), adapter="new", has_candidates=lambda key, card: True))
+    plan = make_plan(
+        situation(refresh=frozenset({"a-1"}), adapter="new", has_candidates=lambda key, card, round_: True)
+    )
     assert plan.cards[0].reasons == ("refresh asked for",)
     assert plan.cards[0].adapter == "new"
+
+
+def test_refresh_with_the_same_adapter_passes_over_the_candidates_that_the_card_had() -> None:
+    shipped = tuple(Shipped(f"a-1.{n}", "0" * 64, candidate, 0.0, 0.0) for n, candidate in ((1, 3), (2, 17)))
+    lock = Lock({"a-1": Line("a-1", dict(INPUTS), "old0adapter", shipped, "signature")}, {"k1": STAGES})
+    assert make_plan(situation(refresh=frozenset({"a-1"}), lock=lock)).cards[0].first_round == 2
 
 
 def test_template_change_is_named_when_no_field_changed() -> None:

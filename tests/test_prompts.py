@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 CARD = Card("bao-ve-001", "Trồng Rừng", "Bảo Vệ", "+2 điểm cho Rừng", "bao-ve", examples=("Bí mật.",))
 SYSTEM = (ROOT / "templates/system.txt").read_text(encoding="utf-8").rstrip("\n")
 
+CHAT = (Path(__file__).parent.parent / "templates" / "chat.jinja").read_text(encoding="utf-8")
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -49,12 +51,12 @@ def test_completion_is_the_story_and_the_end_of_the_turn():
 
 def test_end_of_the_turn_follows_the_chat_template(project):
     chat = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}[A]{{ m.content }}</A>{% else %}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}[A]{{ m.content }}<|end|>{% else %}"
         "[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}[A]{% endif %}"
     )
     templates = load_templates(project(chat=chat, card="{{ card.name }}", system="S"))
     assert templates.prompt(CARD).text == "[system]S[user]Trồng Rừng[A]"
-    assert templates.completion("x") == "x</A>"
+    assert templates.completion("x") == "x<|end|>"
 
 
 @pytest.mark.parametrize("name", ["system", "card", "chat"])
@@ -91,7 +93,13 @@ def test_template_sees_the_cards_own_fields(project, key):
         ({"card": "{{ 'a' * 10 ** 9 }}"}, "templates/card.txt:1: cannot be rendered: '[*]+' is not for templates"),
         ({"card": "{{ 1 / 0 }}"}, "templates/card.txt(:1)?: .*division by zero"),
         ({"card": "{% include 'system.txt' %}"}, "templates/card.txt:1: cannot be rendered: no loader"),
-        ({"card": "{{ 'a'.center(100001) }}"}, "templates/card.txt: makes more than 100000 characters"),
+        (
+            {"card": "{{ 'a'.center(100001) }}"},
+            "templates/card.txt:1: cannot be rendered: access to attribute 'center'",
+        ),
+        ({"card": "{{ [1, 2]|random }}"}, "templates/card.txt:1: is no valid template: No filter named 'random'"),
+        ({"card": "{{ lipsum() }}"}, "templates/card.txt:1: cannot be rendered: 'lipsum' is undefined"),
+        ({"chat": CHAT.replace("<|end|>", "</s>")}, "templates/chat.jinja: ends the assistant's turn with '</s>'"),
         ({"card": "{% for i in range(99999) %}{{ i }}{% endfor %}"}, "card.txt: makes more than 100000 characters"),
         (
             {"card": "{% for i in range(10000000) %}{% endfor %}"},

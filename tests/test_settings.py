@@ -46,6 +46,35 @@ def test_all_wrong_settings_are_named_at_once() -> None:
     assert len(e.value.problems) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tool = 3", "'tool' is no table"),
+        ("[tool]\ngonbuild = 3", "'gonbuild' is no table"),
+        ("[tool.gonbuild]\nprofile = []", "unknown profile"),
+        ("[tool.gonbuild.adapter]\nweight_decay = inf", "'adapter.weight_decay' is inf"),
+        ("[tool.gonbuild.adapter]\nseed = -1", "'adapter.seed' is -1. Wanted greater than or equal to 0"),
+        ("[tool.gonbuild.adapter]\ntargets = []", "'adapter.targets'"),
+        ('[tool.gonbuild.filters]\nbanned_words = [""]', "'filters.banned_words.0' is ''"),
+        ("[tool.gonbuild.filters]\nmin_words = 50", "Wanted min_words at most max_words, found 50 and 40"),
+    ],
+)
+def test_what_no_stage_could_use_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(InputError, match="pyproject.toml") as e:
+        load_settings(tmp_path)
+    assert message in str(e.value)
+
+
+def test_unknown_profile_is_blamed_on_who_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.gonbuild]\nprofile = "nano"\n')
+    with pytest.raises(InputError, match="^--profile: unknown profile 'nan'"):
+        load_settings(tmp_path, "nan")
+    monkeypatch.setenv("GONBUILD_PROFILE", "nan")
+    with pytest.raises(InputError, match="^GONBUILD_PROFILE: unknown profile 'nan'"):
+        load_settings(tmp_path)
+
+
 def test_table_in_place_of_a_value_is_no_crash() -> None:
     with pytest.raises(InputError, match="sampling"):
         parse("[tool.gonbuild]\nsampling = 3\n")

@@ -120,7 +120,9 @@ def test_entries_lists_and_clear_removes(store: Store) -> None:
     store.put("adapter", "k1", {}, fill)
     assert [(e.kind, e.key) for e in store.entries()] == [("adapter", "k1"), ("candidates", "k2")]
     assert all(e.size > 0 for e in store.entries())
-    store.clear()
+    (store.root / "thesis.txt").write_text("mine")
+    store.clear(1)
+    assert (store.root / "thesis.txt").read_text() == "mine"
     assert store.entries() == []
 
 
