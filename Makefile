@@ -1,55 +1,59 @@
-# Every target works on a fresh clone: .venv is made and filled when constraints.txt or pyproject.toml is newer.
+# Every target works on a fresh clone: .venv is made and filled when what it should hold has changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/gonbuild
 ARGS ?=
+# What is installed depends on the pinned set and on pyproject.toml above its tools, not on the settings below.
+DEPENDENCIES := $(shell sed '/^\[tool\./,$$d' pyproject.toml | cat - constraints.txt | cksum | cut -d' ' -f1)
+READY := $(VENV)/ready-$(DEPENDENCIES)
+READY_TEST := $(VENV)/ready-test-$(DEPENDENCIES)
 
 .DEFAULT_GOAL := stories
 .PHONY: stories plan check why train eval try schema doctor test lint format check-all bench clean help
 
-stories: $(VENV)/ready ## bring the packs up to date (ARGS="--refresh all" asks for new stories)
+stories: $(READY) ## bring the packs up to date (ARGS="--refresh all" asks for new stories)
 	@$(RUN) stories $(ARGS)
 
-plan: $(VENV)/ready ## say what `make stories` would do, and why
+plan: $(READY) ## say what `make stories` would do, and why
 	@$(RUN) plan $(ARGS)
 
-check: $(VENV)/ready ## exit 1 if the packs are stale; needs no model
+check: $(READY) ## exit 1 if the packs are stale; needs no model
 	@$(RUN) check $(ARGS)
 
-why: $(VENV)/ready ## tell a card's story: make why CARD=bao-ve-001
+why: $(READY) ## tell a card's story: make why CARD=bao-ve-001
 	@$(RUN) why $(CARD) $(ARGS)
 
-train: $(VENV)/ready ## train the adapter, unless the cache holds it
+train: $(READY) ## train the adapter, unless the cache holds it
 	@$(RUN) train $(ARGS)
 
-eval: $(VENV)/ready ## measure base and adapter on held-out cards
+eval: $(READY) ## measure base and adapter on held-out cards
 	@$(RUN) eval $(ARGS)
 
-try: $(VENV)/ready ## print candidates: make try CARD="Tên thẻ: ... Loại: ... Hiệu ứng: ..."
+try: $(READY) ## print candidates: make try CARD="Tên thẻ: ... Loại: ... Hiệu ứng: ..."
 	@$(RUN) try "$(CARD)" $(ARGS)
 
-schema: $(VENV)/ready ## print the JSON Schema of a deck, for editors
+schema: $(READY) ## print the JSON Schema of a deck, for editors
 	@$(RUN) schema $(ARGS)
 
-doctor: $(VENV)/ready ## say what this machine can run
+doctor: $(READY) ## say what this machine can run
 	@$(RUN) doctor $(ARGS)
 
-test: $(VENV)/ready-test ## run the tests
+test: $(READY_TEST) ## run the tests
 	@$(BIN)/pytest -q $(ARGS)
 
-lint: $(VENV)/ready-test ## format, lint and type checks, none of which changes a file
+lint: $(READY_TEST) ## format, lint and type checks, none of which changes a file
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-format: $(VENV)/ready-test ## put the code into the house format
+format: $(READY_TEST) ## put the code into the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 check-all: lint test check ## lint, tests, and that the packs are up to date
 
-bench: $(VENV)/ready-test ## measure what the README claims; prints its table
+bench: $(READY_TEST) ## measure what the README claims; prints its table
 	@$(BIN)/python tests/bench.py $(ARGS)
 
 clean: ## remove the virtual environment, the cache and the reports; packs stay
@@ -59,7 +63,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 # torch first and by its exact version: some mirrors hold only its CPU build, and a range would take the newest of all.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gonbuild needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV), a few minutes the first time" >&2
@@ -67,6 +71,6 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/ready-test: $(VENV)/ready
+$(READY_TEST): $(READY)
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gonbuild import __version__
 from gonbuild.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--debug", action="store_true", help="show a traceback with an error")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("gonbuild", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"gonbuild {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -208,8 +210,6 @@ def _try(args: argparse.Namespace) -> int:
     from gonbuild.chat import parse_card_text
 
     project = _project(args)
-    if args.n < 1:
-        raise InputError(Problem("-n", f"is {args.n}", "Wanted 1 or more."))
     card = parse_card_text(args.card) if ":" in args.card else args.card
     with Bars() as progress:
         judged = project.try_card(card, args.n, progress)
@@ -224,7 +224,7 @@ def _import(args: argparse.Namespace) -> int:
     from gonbuild.chat import import_chat
     from gonbuild.store import write_aside
 
-    root, source = Path(_project(args).root), Path(args.file)
+    project, source = _project(args), Path(args.file)
     if not source.is_file():
         raise InputError(Problem(args.file, "no such file", "Name a chat-format JSON Lines file."))
     found = import_chat(source.read_bytes(), args.file)
@@ -232,13 +232,15 @@ def _import(args: argparse.Namespace) -> int:
         print(f"not placed: {_visible(str(problem))}", file=sys.stderr)
     if not found.cards:
         raise InputError(Problem(args.file, "holds no story that could be placed", "Wanted chat-format JSON Lines."))
-    target = root / "cards" / "examples" / f"{source.stem}.jsonl"
+    target = project.root / "cards" / "examples" / f"{source.stem}.jsonl"
     if target.exists() and not args.force:
         raise InputError(Problem(_short_path(target), "is there already", "--force overwrites it."))
     write_aside(target, examples_jsonl(found.cards).encode())
     stories = sum(len(card.examples) for card in found.cards)
     print(f"{stories} stories of {_count(len(found.cards), 'card')} -> {_short_path(target)}; "
           f"{_count(len({p.where for p in found.unplaced}), 'line')} not placed")  # fmt: skip
+    if not project.settings.dataset.examples:
+        print("No adapter is trained on them while dataset.examples is 0; filters compare with them all the same.")
     return EXIT_DONE
 
 
@@ -310,7 +312,8 @@ def plan_lines(plan: "Plan") -> list[str]:
     """Puts a plan into words, a line a step; kept cards are counted, not listed."""
     kept = sum(not step.changes for step in plan.cards)
     if not plan.changes:
-        lines = [f"Nothing to do: {_count(kept, 'card')} up to date."]
+        few = f", {len(plan.short)} of them with too few stories" if plan.short else ""
+        lines = [f"Nothing to do: {_count(kept, 'card')} up to date{few}."]
     else:
         named = [(_name(group), group[0]) for group in ([plan.adapter], *_alike(plan.cards), [plan.packs])]
         width = max(len(name) for name, _ in named)
@@ -337,7 +340,7 @@ def _name(steps: Sequence["Step"]) -> str:
 
 def _say_short(short: Any) -> int:
     for card, why in sorted(short.items()):
-        print(_visible(f"gonbuild: card '{card}' ships {why}"), file=sys.stderr)
+        print(_visible(f"gonbuild: card '{card}' has {why}; see `gonbuild why {card}`"), file=sys.stderr)
     return EXIT_UNFINISHED if short else EXIT_DONE
 
 

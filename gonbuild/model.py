@@ -217,8 +217,8 @@ def describe_machine() -> dict[str, str]:
         facts[name] = importlib.metadata.version(name)
     devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     facts["GPU"] = ", ".join(f"{d.name} ({d.total_memory / GIB:.0f} GiB)" for d in devices) or "none"
-    exact = "yes" if rows_are_exact() else "no: this CPU may write other stories than another machine"
-    facts["rows independent"] = exact
+    exact = "yes" if rows_are_exact() else "no: another machine or thread count may draw other new stories"
+    facts["same draws"] = exact
     return facts
 
 

@@ -69,6 +69,10 @@ def read_lock(data: bytes) -> Lock:
     settings: dict[str, Mapping[str, Any]] = {}
     problems = []
     for number, raw in enumerate(data.splitlines(), 1):
+        cure = (
+            "Resolve the merge, or restore it with `git checkout HEAD -- build`; without it every card is made again."
+        )
+        what = f"is no line of a lock: {_excerpt(raw)}"
         try:
             row = json.loads(raw)
             if "values" in row:
@@ -77,13 +81,15 @@ def read_lock(data: bytes) -> Lock:
             else:
                 stories = tuple(Shipped(**s) for s in row.pop("stories"))
                 line = Line(stories=stories, **row)
-                sound = _sound(line) and line.card not in lines
+                sound = _sound(line)
+                if sound and line.card in lines:
+                    sound, what = False, f"card '{line.card}' stands in a line above already"
+                    cure = "Keep the line of the branch whose card and packs you keep, and delete the other."
                 lines[line.card] = line
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             sound = False
         if not sound:
-            cure = "Resolve the merge, or restore it with `git checkout -- build`; without it every card is made again."
-            problems.append(Problem(f"{LOCK}:{number}", f"is no line of a lock: {_excerpt(raw)}", cure))
+            problems.append(Problem(f"{LOCK}:{number}", what, cure))
     if problems:
         raise InputError(problems)
     return Lock(lines, settings)
@@ -166,7 +172,9 @@ def _json_pack(title: str, cards: Iterable[Card], stories: Mapping[str, Sequence
 
 
 def _markdown_card(card: Card, stories: Sequence[Story]) -> dict[str, Any]:
-    told = [{"id": s.id, "text": s.text, "note": f"score {s.score:.1f}, novelty {s.novelty:.0f}"} for s in stories]
+    told = [
+        {"id": s.id, "text": s.text, "note": f"score {s.score + 0.0:.1f}, novelty {s.novelty:.0f}"} for s in stories
+    ]
     return {"id": card.id, "name": card.name, "effect": card.effect, "stories": told}
 
 

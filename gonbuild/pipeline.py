@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REPORT = "build/report"
 DROPPED = f"{REPORT}/dropped.jsonl"
+MOST_CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,14 @@ class Project:
         from gonbuild.filters import judge
         from gonbuild.making import adapter_folder, context
 
+        if not 1 <= n <= MOST_CANDIDATES:
+            raise InputError(Problem("", f"{n} candidates were asked for", f"Wanted 1 to {MOST_CANDIDATES}."))
         ws = self.workspace()
         if isinstance(card, str):
             known = {c.id: c for c in ws.library.cards}
             if card not in known:
-                raise InputError(Problem("", f"unknown card '{card}'", near(card, list(known))))
+                form = "Wanted an id of a card, or 'Tên thẻ: ... Loại: ... Hiệu ứng: ...'."
+                raise InputError(Problem("", f"unknown card '{card}'", near(card, list(known)) or form))
             card = known[card]
         requests = [Request(card.id, ws.templates.prompt(card), 0, n)]
         ctx = context(ws, {})
@@ -208,6 +212,8 @@ def _still_pass(ws: Workspace, card: str) -> bool:
 def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
     from gonbuild.making import make_stories
 
+    for name in (packs.PACKS, REPORT):  # what cannot be written is found before the work
+        (ws.root / name).mkdir(parents=True, exist_ok=True)
     kept = {step.what: ws.stories(ws.lock.lines[step.what]) for step in plan.cards if step.action in (KEEP, RELOCK)}
     work = make_stories(ws, [s for s in plan.cards if s.action in (SELECT, GENERATE)], kept, progress)
     lines = _lines(ws, plan, work)

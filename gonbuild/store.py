@@ -65,6 +65,7 @@ class Store:
         target = self.root / kind / key
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=target.parent))
+        aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
         try:
             fill(aside)
             files = {}

@@ -61,7 +61,7 @@ def test_card_without_stories_is_exit_1_each_time(run: Run) -> None:
     for command in ("stories", "stories", "check", "plan"):
         code, _, err = run(command, models=models)
         assert code == 1, command
-        assert "gonbuild: card 'song-001' ships 0 new of 2 stories; dropped by effect 96" in err
+        assert "gonbuild: card 'song-001' has 0 new of 2 stories; dropped by effect 96" in err
 
 
 def test_all_mistakes_are_printed_at_once_with_exit_2(run: Run, tmp_path: Path) -> None:

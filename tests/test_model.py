@@ -156,7 +156,7 @@ def test_machine_is_described_in_words():
     facts = describe_machine()
     assert facts["torch"] == torch.__version__
     assert int(facts["cores usable"]) >= 1
-    assert facts["rows independent"].split(":")[0] in ("yes", "no")
+    assert facts["same draws"].split(":")[0] in ("yes", "no")
     assert all(isinstance(value, str) and value for value in facts.values())
 
 

@@ -98,7 +98,7 @@ def test_line_that_is_none_is_named(raw: bytes) -> None:
 
 def test_card_with_two_lines_is_named() -> None:
     data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES}))
-    with pytest.raises(InputError, match="lock.jsonl:3"):
+    with pytest.raises(InputError, match="lock.jsonl:3: card 'a-1' stands in a line above already"):
         read_lock(data + data.splitlines()[1])
 
 
