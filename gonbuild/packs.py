@@ -101,7 +101,7 @@ def _sound(line: Line) -> bool:
     return (
         _CARD.fullmatch(line.card) is not None
         and all(_SHA256.fullmatch(key) for key in (line.adapter, *(s.sha256 for s in stories)))
-        and all(re.fullmatch(rf"{line.card}\.\d{{1,3}}", s.id) for s in stories)
+        and all(s.id == f"{line.card}.{n}" for n, s in enumerate(stories, 1))
         and all(type(n) is int and 0 <= n < 1 << 31 for n in (line.rounds, *(s.candidate for s in stories)))
         and all(type(n) in (int, float) and math.isfinite(n) for s in stories for n in (s.score, s.novelty))
         and isinstance(line.inputs, dict)

@@ -120,6 +120,8 @@ def _card_step(card: str, s: Situation) -> Step:
     if card in s.refresh:
         seen = [story.candidate for story in line.stories] if line.adapter == s.adapter else []
         return _made(card, ("refresh asked for",), [s.adapter], s, 1 + max(seen) // s.candidates if seen else 0)
+    if line.inputs == s.wanted[card] and not line.short and s.has_texts(line):
+        return Step(card, KEEP)
     reasons, filters_alone = _differences(line, s.wanted[card], s)
     if not reasons and s.has_texts(line):
         return Step(card, KEEP)
