@@ -44,7 +44,9 @@ class Reader:
             return self._list(node, schema, label)
         if not isinstance(node.value, str):
             self._say(
-                node, f"{label} is a {'list' if isinstance(node.value, list) else 'mapping'}", "Wanted one text; put one that holds ': ' in double quotes."
+                node,
+                f"{label} is a {'list' if isinstance(node.value, list) else 'mapping'}",
+                "Wanted one text; put one that holds ': ' in double quotes.",
             )
         elif schema["type"] == "integer":
             return self._number(node, schema, label)
