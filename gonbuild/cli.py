@@ -1,6 +1,7 @@
 """Owns the command line and all that is printed; decides nothing that a game's own tool could not ask for too."""
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -258,7 +259,8 @@ def _export(args: argparse.Namespace) -> int:
             folder = project.train(progress)
         shutil.copytree(folder, target, ignore=shutil.ignore_patterns("manifest.json"))
     else:
-        write_aside(target, chat_jsonl(project.workspace().library.cards).encode())
+        ws = project.workspace()
+        write_aside(target, chat_jsonl(ws.library.cards, ws.templates.system).encode())
     print(f"wrote {args.to}")
     return EXIT_DONE
 
@@ -376,6 +378,12 @@ class Bars:
         self._close()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # who closed stderr has no use for progress, and wants the packs still
+            self._show(what, done, total)
+
+    def _show(self, what: str, done: int, total: int) -> None:
         if not sys.stderr.isatty():
             if what != self._what:
                 print(f"{what}: {total} to do", file=sys.stderr, flush=True)

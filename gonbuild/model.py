@@ -280,7 +280,9 @@ def _free_memory() -> int:
         group = Path("/sys/fs/cgroup")
         limit, used = ((group / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
         if limit != "max":
-            free = min(free, int(limit) - int(used))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+            cached = int(stat.get("inactive_file", 0))  # files that were read count as used, and give way
+            free = min(free, int(limit) - int(used) + cached)
     except (OSError, ValueError, StopIteration):
         return free
     return free

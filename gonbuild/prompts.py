@@ -61,7 +61,7 @@ class Templates:
             InputError: a template fails, with its line.
         """
         user = self._text(CARD, PROMPT_CHARACTERS, card=_visible(card))
-        return Prompt(self._chat(("system", self._system), ("user", user)), self._without_card)
+        return Prompt(self._chat(("system", self.system), ("user", user)), self._without_card)
 
     def completion(self, story: str) -> str:
         """Returns what a model shall write after the prompt: the story and the end of its turn."""
@@ -75,7 +75,7 @@ class Templates:
             InputError: the dialogue does not start with the prompt, changes the story, or ends it with nothing.
         """
         story = "Truyện có 2 câu. Đây là câu thứ hai!"
-        turns = (("system", self._system), ("user", "Tên thẻ: <X> & Y"))
+        turns = (("system", self.system), ("user", "Tên thẻ: <X> & Y"))
         prompt, whole = self._chat(*turns), self._chat(*turns, ("assistant", story), generate=False)
         where = f"templates/{CHAT}"
         if not whole.startswith(prompt):
@@ -98,12 +98,13 @@ class Templates:
         return self._text(name, TEXT_CHARACTERS, **values).rstrip("\n") + "\n"
 
     @cached_property
-    def _system(self) -> str:
+    def system(self) -> str:
+        """The system turn of every dialogue."""
         return self._text(SYSTEM, PROMPT_CHARACTERS)
 
     @cached_property
     def _without_card(self) -> str:
-        return self._chat(("system", self._system))
+        return self._chat(("system", self.system))
 
     def _chat(self, *turns: tuple[str, str], generate: bool = True) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
