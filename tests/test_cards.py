@@ -179,7 +179,7 @@ def test_problems_of_one_file_are_counted_after_fifty():
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass"))))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_bytes_give_cards_or_problems(data):
     for parsed in (parse_deck(data, "cards/x.yaml")[1:], parse_examples(data, "cards/examples/x.jsonl")):
         cards, problems = parsed
@@ -200,7 +200,7 @@ _BITS = st.sampled_from(
 
 
 @given(st.lists(_BITS, max_size=30).map("".join))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_mixture_of_yaml_gives_cards_or_problems(text):
     _, cards, problems = parse_deck(text.encode(), "cards/x.yaml")
     assert problems or cards
