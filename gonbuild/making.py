@@ -41,7 +41,9 @@ def make_stories(
     cards = {card.id: card for card in ws.library.cards}
     wanted = ws.settings.selection
     work = [Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories, s.first_round) for s in steps]
+    progress("reading the training stories", 0, 1)
     ctx = context(ws, kept)
+    progress("reading the training stories", 1, 1)
     pending = work
     for round_ in range(wanted.rounds):
         drawn = draw_round(ws, pending, round_, progress)
