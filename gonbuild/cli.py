@@ -378,9 +378,8 @@ class Bars:
         self._close()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # who closed stderr has no use for progress, and wants the packs still
+        # Who closed stderr has no use for progress, and wants the packs still.
+        with contextlib.suppress(BrokenPipeError):
             self._show(what, done, total)
 
     def _show(self, what: str, done: int, total: int) -> None:

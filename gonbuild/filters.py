@@ -14,7 +14,7 @@ from gonbuild.records import Candidate, Card, Judged, Verdict
 from gonbuild.settings import FilterSettings
 
 RUN = 5
-"""Words that no story says twice in a row of their own: people do in 2 of 10,000, small models often."""
+"""Words in a row that a story says once: people say five in a row again in 2 of 10,000 stories."""
 NEAR = 6
 """Words within which no word stands three times, names and rules aside: people do in 4 of 1,000 stories."""
 

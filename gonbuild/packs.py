@@ -172,10 +172,13 @@ def _json_pack(title: str, cards: Iterable[Card], stories: Mapping[str, Sequence
 
 
 def _markdown_card(card: Card, stories: Sequence[Story]) -> dict[str, Any]:
-    told = [
-        {"id": s.id, "text": s.text, "note": f"score {s.score + 0.0:.1f}, novelty {s.novelty:.0f}"} for s in stories
-    ]
+    told = [{"id": s.id, "text": s.text, "note": _note(s)} for s in stories]
     return {"id": card.id, "name": card.name, "effect": card.effect, "stories": told}
+
+
+def _note(story: Story) -> str:
+    score = round(story.score, 1) + 0.0  # what rounds to nothing has no sign
+    return f"score {score:.1f}, novelty {story.novelty:.0f}"
 
 
 def texts_by_digest(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -120,8 +120,6 @@ def _card_step(card: str, s: Situation) -> Step:
     if card in s.refresh:
         seen = [story.candidate for story in line.stories] if line.adapter == s.adapter else []
         return _made(card, ("refresh asked for",), [s.adapter], s, 1 + max(seen) // s.candidates if seen else 0)
-    if line.inputs == s.wanted[card] and not line.short and s.has_texts(line):
-        return Step(card, KEEP)
     reasons, filters_alone = _differences(line, s.wanted[card], s)
     if not reasons and s.has_texts(line):
         return Step(card, KEEP)
@@ -140,6 +138,8 @@ def _made(card: str, reasons: tuple[str, ...], adapters: list[str], s: Situation
 
 def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> tuple[tuple[str, ...], bool]:
     """Returns the reasons for which a line is stale, and whether filters alone are among them."""
+    if line.inputs == wanted and not line.short:  # most lines of most plans
+        return (), True
     old, new = dict(line.inputs), dict(wanted)
     old_key, new_key = old.pop("settings", ""), new.pop("settings", "")
     reasons = diff({k: v for k, v in old.items() if k != "prompt"}, {k: v for k, v in new.items() if k != "prompt"})

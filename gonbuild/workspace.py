@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 1, 1, 1, 1
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 1, 1, 1, 2
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class Workspace:
 
     def has_texts(self, line: Line) -> bool:
         """Tells whether every text that a line names still stands in some pack."""
-        return self._as_written is True or all(story.sha256 in self._texts for story in line.stories)
+        return self._written == self._found or all(story.sha256 in self._texts for story in line.stories)
 
     def stories(self, line: Line) -> tuple[Story, ...]:
         """Returns a line's stories with their texts, those that still stand in some pack."""
@@ -257,31 +257,30 @@ class Workspace:
 
         A digest of every file is remembered when packs are written, so that nothing needs rendering here.
         """
-        found = self.pack_bytes
-        if self._as_written:
-            return {}
-        if self._as_written is False:
-            told = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
-            names = [n for n in {*told, *found} if n not in found or told.get(n) != digest(found[n])]
-            why = "edited by hand"
-        else:
-            wanted = self.render({line.card: self.stories(line) for line in self.lock.lines.values()})
-            names = [n for n in {*wanted, *found} if wanted.get(n) != found.get(n)]
-            why = "is not what the lock, the cards and the templates give"
-            if not names and all(self.has_texts(line) for line in self.lock.lines.values()):
-                self.remember_packs(self.lock_bytes, wanted)
-        reasons = {name: why if name in found else "missing" for name in sorted(names)}
-        return {name: reasons[name] if name in self._pack_names else "no deck makes it any more" for name in reasons}
+        wanted, why = self._written, "edited by hand"
+        if wanted is None:
+            rendered = self.render({line.card: self.stories(line) for line in self.lock.lines.values()})
+            wanted, why = _digests(rendered), "is not what the lock, the cards and the templates give"
+            if wanted == self._found and all(self.has_texts(line) for line in self.lock.lines.values()):
+                self.remember_packs(self.lock_bytes, rendered)
+        names = sorted(n for n in {*wanted, *self._found} if wanted.get(n) != self._found.get(n))
+        reasons = {name: why if name in self._found else "missing" for name in names}
+        return {name: reasons[name] if name in self._pack_names else "no deck makes it any more" for name in names}
 
     @cached_property
-    def _as_written(self) -> bool | None:
-        """Whether the pack files are the bytes that a build wrote for this lock; None where none is remembered."""
-        told = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
-        return None if told is None else bool(told == {name: digest(data) for name, data in self.pack_bytes.items()})
+    def _found(self) -> dict[str, str]:
+        """Pack file -> digest, as they stand on the disk."""
+        return _digests(self.pack_bytes)
+
+    @cached_property
+    def _written(self) -> dict[str, str] | None:
+        """Pack file -> digest, as a build wrote them for this lock; None where none is remembered."""
+        told: dict[str, str] | None = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
+        return told
 
     def remember_packs(self, lock: bytes, files: Mapping[str, bytes]) -> None:
         """Notes the digests of pack files that belong to a lock."""
-        self.store.memo("packs", self._pack_inputs(lock), lambda: {n: digest(data) for n, data in files.items()})
+        self.store.memo("packs", self._pack_inputs(lock), lambda: _digests(files))
 
     def _pack_inputs(self, lock: bytes) -> dict[str, Any]:
         return {
@@ -290,3 +289,7 @@ class Workspace:
             "title": self.settings.packs.title,
             "step": PACKS_STEP,
         }
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: digest(data) for name, data in files.items()}

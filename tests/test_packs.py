@@ -18,7 +18,7 @@ DECKS = (Deck("thu", "Thử", ("b-1", "a-1")),)
 STORIES = {
     "a-1": (
         Story("a-1.1", "Cây *xanh* <b>mọc</b> lên, Rừng tăng 2 điểm.", 3, 1.25, 20.5),
-        Story("a-1.2", "Hai.", 4, 0.5, 0.0),
+        Story("a-1.2", "Hai.", 4, -0.04, 0.0),
     ),
     "b-1": (Story("b-1.1", 'Nước nói "mặn", Sông mất 1 điểm.', 0, -0.1, 9.0),),
 }
@@ -131,6 +131,7 @@ def test_markdown_pack_groups_by_type_and_escapes_generated_text() -> None:
     assert headings == ["## Bảo Vệ", "### Một", "## Thiên Tai", "### Hai"]
     assert "<b>" not in text
     assert "*xanh*" not in text
+    assert "a-1.2: score 0.0, novelty 0" in text
 
 
 def test_texts_are_found_in_either_file_when_the_other_is_lost() -> None:
