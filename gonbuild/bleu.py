@@ -6,7 +6,7 @@ Texts are folded (NFC, tone placement, lower case) before sacrebleu's tokenizer 
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,17 @@ Gram = tuple[tuple[str, ...], int]
 def sentence_bleu(text: str, reference: str) -> float:
     """Returns sacrebleu's sentence BLEU (0-100, effective order) of a text against one reference, both folded."""
     return float(_METRIC.sentence_score(fold(text), [fold(reference)]).score)
+
+
+def self_bleu(texts: Sequence[str]) -> float:
+    """Returns the mean sentence BLEU (0-100) of each text against all others (Zhu et al. 2018); 0 for less than two."""
+    folded = [fold(text) for text in texts]
+    scores = [
+        _METRIC.sentence_score(text, others).score
+        for at, text in enumerate(folded)
+        if (others := folded[:at] + folded[at + 1 :])
+    ]
+    return sum(scores) / len(scores) if scores else 0.0
 
 
 def signature() -> str:

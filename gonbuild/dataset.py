@@ -1,11 +1,14 @@
 """Owns which stories become training rows and in what order; trains nothing, reads no file."""
 
 import json
+import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from gonbuild.augment import Told, vary
 from gonbuild.records import Card, Row, digest
 from gonbuild.settings import DatasetSettings
 
@@ -22,7 +25,7 @@ def training_rows(
     settings: DatasetSettings,
     fits: Fits = lambda _story, _card: True,
 ) -> list[Row]:
-    """Returns the decks' own stories by card id, then `settings.examples` stories of the example cards by name.
+    """Returns the decks' own stories by card id, their varied copies, then `settings.examples` of the example cards.
 
     A story that does not fit its card is left out, a row that is there already too. The order depends on the rows
     alone, not on files, so that a card may move from deck to deck. Which example stories are drawn is decided story by
@@ -32,10 +35,19 @@ def training_rows(
     drawn = sorted(_drawn(examples, settings, fits), key=lambda pair: (pair[0].name, pair[0].effect, pair[1]))
     prompt = lru_cache(maxsize=1)(lambda card: templates.prompt(card).text)  # one card's stories follow each other
     rows: dict[tuple[str, str], Row] = {}
-    for card, story in (*own, *drawn):
+    varied = [pair for told in own for pair in _varied(*told, settings) if fits(pair[1], pair[0])]
+    for card, story in (*own, *varied, *drawn):
         row = Row(card.id or card.name, prompt(card), templates.completion(story))
         rows.setdefault((row.prompt, row.completion), row)
     return list(rows.values())
+
+
+def _varied(card: Card, story: str, settings: DatasetSettings) -> Iterable[tuple[Card, str]]:
+    """Yields `settings.variants` varied copies of a story, each with the card as varied."""
+    for number in range(settings.variants):
+        rng = random.Random(digest([settings.seed, card.name, card.effect, story, number]))
+        told = vary(Told(card.name, card.effect, story), rng, chance=0.5)
+        yield replace(card, name=told.name, effect=told.effect), told.story
 
 
 def _drawn(examples: Iterable[Card], settings: DatasetSettings, fits: Fits) -> Iterable[tuple[Card, str]]:

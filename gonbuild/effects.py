@@ -1,6 +1,7 @@
 """Owns what a card's effect says and whether a story tells it; knows no filter, setting or report."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -128,6 +129,13 @@ def read_effect(text: str) -> Effect:
         tuple(name for name, wording in _WORDINGS.items() if wording.search(flat)),
         _unread(flat, found),
     )
+
+
+def form_of(text: str) -> str:
+    """Returns an effect text without its numbers and regions, in one spelling: `+n điểm vùng, +n điểm vùng`."""
+    form = re.sub(rf"\b(?:{'|'.join(REGIONS)})\b", "vùng", unicodedata.normalize("NFC", text)).lower().rstrip(". ")
+    form = re.sub(r"\d+", "n", re.sub(r"([+-])\s+(?=\d)", r"\1", form))
+    return re.sub(r"[.,] (?=[+-])", ", ", form.replace("điểm cho vùng", "điểm vùng"))
 
 
 def tell(story: str, effect: Effect) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from gonbuild.bleu import BleuIndex
+from gonbuild.bleu import BleuIndex, self_bleu
+from gonbuild.effects import form_of, read_effect, tell
 from gonbuild.evaluate import distinct_n
 from gonbuild.filters import judge
 from gonbuild.making import Made, adapter_folder, context, draw_round
@@ -35,17 +36,22 @@ def figures(ws: Workspace, progress: Progress) -> dict[str, Any]:
 
 
 def _candidates(ws: Workspace, progress: Progress) -> dict[str, Any]:
-    """The share of first-round candidates that each filter drops, diversity aside."""
+    """What becomes of the first round's candidates, diversity aside: shares that each filter drops, effects told."""
     work = [Made(card, ws.adapter_key, 0) for card in ws.library.cards]
     drawn = draw_round(ws, work, 0, progress)
     ctx = context(ws, {})
     judged = [judge(candidate, m.card, ctx) for m in work for candidate in drawn[m.card.id]]
     count = max(len(judged), 1)
+    told: dict[str, list[bool]] = {}
+    for m in work:
+        fact = read_effect(m.card.effect)
+        told.setdefault(form_of(m.card.effect), []).extend(not tell(c.text, fact) for c in drawn[m.card.id])
     return {
         "cards": len(work),
         "candidates": len(judged),
         "pass_rate": sum(j.kept for j in judged) / count,
         "dropped_by": {name: dropped / count for name, dropped in commonest_drops(judged)},
+        "effect_told": {form: sum(right) / len(right) for form, right in sorted(told.items())},
     }
 
 
@@ -64,6 +70,7 @@ def _shipped(ws: Workspace) -> dict[str, float]:
         "mean BLEU to the nearest training story": sum(copies) / count,
         "the same without the effect's words": sum(s.novelty for s in stories) / count,
         "mean BLEU to the nearest other story": sum(others) / count,
+        "self-BLEU": self_bleu(texts),
         "distinct-2": distinct_n(texts, 2),
         "share of stories with an opening (3 words) of their own": sum(n == 1 for n in openings.values()) / count,
     }

@@ -30,11 +30,18 @@ import torch.nn.functional as F
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging
 
 from gonbuild.base import BaseFiles, is_whole
 from gonbuild.errors import InputError, MachineError, Problem
+from gonbuild.quantized import is_quantized, read_weights
 from gonbuild.records import END, Row
 from gonbuild.settings import ModelSettings
 
@@ -140,9 +147,7 @@ def load_base(files: BaseFiles, settings: ModelSettings, threads: int, machine: 
     folder = files.folder or _cached(files) or _download(files)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, **model_options(settings)
-        )
+        model, found = _read_model(folder, settings)
     except torch.OutOfMemoryError as e:
         raise _lacking(files, f"memory ran out while loading: {e}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
@@ -154,6 +159,17 @@ def load_base(files: BaseFiles, settings: ModelSettings, threads: int, machine: 
     _fit_tokenizer(tokenizer, files)
     model.eval().requires_grad_(False)
     return Base(model, tokenizer, files, torch.device(settings.device), getattr(torch, settings.dtype))
+
+
+def _read_model(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
+    """Returns the model of a folder, and what `from_pretrained` says of its tensors."""
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **model_options(settings)}
+    if not is_quantized(folder):
+        return AutoModelForCausalLM.from_pretrained(folder, **options)  # type: ignore[no-any-return]
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    weights = {name: torch.from_numpy(weight) for name, weight in read_weights(folder).items()}
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return kind.from_pretrained(None, config=config, state_dict=weights, **options)  # type: ignore[no-any-return]
 
 
 def model_options(settings: ModelSettings) -> dict[str, Any]:

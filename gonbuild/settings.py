@@ -51,7 +51,9 @@ class DatasetSettings(Stage):
     examples: Annotated[int, Field(ge=0)] = 0
     """stories of `cards/examples` that join the decks' examples, rows, drawn by digest"""
     seed: Seed = 0
-    """which of them are drawn"""
+    """which of them are drawn, and how stories are varied"""
+    variants: Annotated[int, Field(ge=0, le=100)] = 0
+    """copies of each of the decks' own stories with other numbers, people and wordings"""
 
 
 class AdapterSettings(Stage):

@@ -96,3 +96,30 @@ def test_the_games_own_cards_make_rows_of_every_kind():
     rows = training_rows(library.cards, library.examples[:50], TEMPLATES, DatasetSettings(examples=100))
     assert {card.id for card in library.cards} < {row.source for row in rows}
     assert len(rows) == sum(len(card.examples) for card in library.cards) + 100
+
+
+DECK = [
+    Card("đ", "Phân Giun", "Bảo Vệ", "+2 điểm cho Đất", examples=("Bé Na nuôi giun. Đất tăng 2 điểm.",)),
+    Card("r", "Trồng Cây", "Bảo Vệ", "+1 điểm cho Rừng", examples=("Bà con trồng cây. Rừng thêm 1 điểm.",)),
+]
+
+
+def test_variants_are_told_with_their_own_effect_and_do_not_depend_on_other_cards():
+    settings = DatasetSettings(variants=5)
+    rows = training_rows(DECK, (), TEMPLATES, settings)
+    plain = training_rows(DECK, (), TEMPLATES, DatasetSettings())
+    assert [row for row in rows if row in plain] == plain
+    assert len(plain) < len(rows) <= 6 * len(plain)
+    assert {row.source for row in rows} == {"đ", "r"}
+    assert training_rows(DECK[1:], (), TEMPLATES, settings) == [row for row in rows if row.source == "r"]
+
+
+def test_variant_that_does_not_fit_its_card_as_varied_is_left_out():
+    def fits(_story, card):
+        return card.effect in {c.effect for c in DECK}
+
+    every = training_rows(DECK, (), TEMPLATES, DatasetSettings(variants=20))
+    rows = training_rows(DECK, (), TEMPLATES, DatasetSettings(variants=20), fits)
+    own = tuple(f"Hiệu ứng: {card.effect}<" for card in DECK)
+    assert [row for row in every if any(text in row.prompt for text in own)] == rows
+    assert len(rows) < len(every)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gonbuild.effects import Effect, read_effect, tell
+from gonbuild.effects import Effect, form_of, read_effect, tell
 from gonbuild.records import REGIONS
 
 HERE = Path(__file__).parent
@@ -176,3 +176,15 @@ def test_stories_by_people_are_kept_and_changed_ones_dropped():
 def test_foreign_region_that_shares_the_right_number_never_passes(story):
     assert tell(story, read_effect("+2 điểm cho Rừng")) != ()
     assert tell("Bà con trồng cây, Rừng được 2 điểm.", read_effect("+2 điểm cho Rừng")) == ()
+
+
+@pytest.mark.parametrize(
+    ("texts", "form"),
+    [
+        (("+2 điểm cho Rừng", "+1 Điểm Sông."), "+n điểm vùng"),
+        (("+2 Điểm cho Đất, + 1 điểm Sông", "+3 điểm Làng. +1 điểm Rừng"), "+n điểm vùng, +n điểm vùng"),
+        (("Rút thêm 2 lá.", "Rút thêm 3 lá"), "rút thêm n lá"),
+    ],
+)
+def test_form_of_an_effect_leaves_out_numbers_and_regions(texts, form):
+    assert {form_of(text) for text in texts} == {form}

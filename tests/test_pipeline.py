@@ -247,8 +247,8 @@ def test_files_that_no_build_wrote_stay_in_the_packs_folder(tmp_path: Path) -> N
 
 
 SETTINGS_AND_KEYS = {
-    "adapter": ("model.dtype", "model.quantization", "adapter.*"),
-    "candidates": ("model.dtype", "model.quantization", "adapter.*", "sampling.*"),
+    "adapter": ("model.dtype", "model.quantization", "dataset.variants", "adapter.*"),
+    "candidates": ("model.dtype", "model.quantization", "dataset.variants", "adapter.*", "sampling.*"),
     "cards": ("sampling.*", "filters.*", "selection.stories"),
     "packs": ("packs.title",),
     "none": (
@@ -256,12 +256,13 @@ SETTINGS_AND_KEYS = {
         "model.revision",
         "model.device",
         "model.memory_gib",
-        "dataset.*",
+        "dataset.examples",
+        "dataset.seed",
         "selection.rounds",
         "machine.*",
     ),
 }
-"""Setting -> what it moves; base, dataset and rounds do so through the base's identity, the rows and short cards."""
+"""Setting -> what it moves; base, examples and rounds do so through the base's identity, the rows and short cards."""
 
 
 @pytest.mark.parametrize(

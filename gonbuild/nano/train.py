@@ -34,7 +34,11 @@ import yaml
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+from gonbuild.augment import Told, vary
+from gonbuild.quantized import write_weights
+
+HERE = Path(__file__).resolve().parent
+TEMPLATES = HERE.parents[1] / "templates"
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, END, ASSISTANT = 0, 1, 4
 # A newline stands alone, so that a prompt's tokens are a prefix of prompt + story; so does each digit.
@@ -102,7 +106,18 @@ class Recipe:
     vector_rate: float = 0.004
     """AdamW's learning rate, for embedding and norms."""
     weight_decay: float = 0.1
+    corpus_seed: int = 1
+    """Of the first weights and the running text of the corpus phase."""
     seed: int = 1
+    """Of the story phase."""
+
+
+CORPUS_FIELDS = (
+    *("vocabulary", "width", "layers", "heads", "kv_heads", "mlp", "context", "corpus_rows", "corpus_steps"),
+    *("warmup_steps", "matrix_rate", "vector_rate", "weight_decay", "corpus_seed"),
+)
+"""What the corpus phase depends on; models that differ in nothing of it share one."""
+State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -168,75 +183,31 @@ def read_game_cards(path: Path) -> list[Card]:
     return cards
 
 
-def hold_out(cards: Sequence[Card], game: Sequence[Card], count: int = 100) -> tuple[list[Card], list[Card]]:
+def hold_out(cards: Sequence[Card], game: Sequence[Card], names: Sequence[str]) -> tuple[list[Card], list[Card]]:
     """Split the cards into training and held-out ones, by name, and refuse the game's own names.
 
-    The rule: names sorted by the sha256 of "gon-nano:" and the name; the first `count` are held out, in all files they
-    stand in.
+    A name is held out in all files that it stands in.
 
     Raises:
-        ValueError: a card bears the name of one of the game's cards.
+        ValueError: a card bears the name of one of the game's cards, or a held-out name stands in no file.
     """
-    key = {card.name: card.name.casefold().strip() for card in cards}
-    taken = sorted({k for k in key.values() if k in {c.name.casefold().strip() for c in game}})
-    if taken:
+
+    def key(name: str) -> str:
+        return name.casefold().strip()
+
+    known, own = {key(card.name) for card in cards}, {key(card.name) for card in game}
+    if taken := sorted(known & own):
         raise ValueError(f"the game's own names must not be trained on: {', '.join(taken)}")
-    names = sorted(set(key.values()), key=lambda k: hashlib.sha256(f"gon-nano:{k}".encode()).hexdigest())
-    held = set(names[:count])
-    return [c for c in cards if key[c.name] not in held], [c for c in cards if key[c.name] in held]
+    held = {key(name) for name in names}
+    if missing := sorted(held - known):
+        raise ValueError(f"no story file holds these held-out names: {', '.join(missing)}")
+    return [c for c in cards if key(c.name) not in held], [c for c in cards if key(c.name) in held]
 
 
-ACTORS = (("bé Na", "bé Tí"), ("bà nội", "bà ngoại"), ("ông nội", "ông ngoại"), ("bà con", "dân làng"))
-POINTS = ("điểm cho", "điểm", "Điểm cho")
-
-
-def swap_actor(name: str, story: str, rng: random.Random) -> str:
-    """Exchange one actor of the story for another of its kind, unless the card's name or the story speaks of both."""
-    pair = list(rng.choice(ACTORS))
-    rng.shuffle(pair)
-    old, new = pair
-    if old in name.lower() or new in story.lower() or (old == "bà con" and "con bà" in story.lower()):
-        return story
-    capital = old[0].upper() + old[1:], new[0].upper() + new[1:]
-    return re.sub(rf"\b{old}\b", new, re.sub(rf"\b{capital[0]}\b", capital[1], story))
-
-
-def swap_numbers(effect: str, story: str, rng: random.Random) -> tuple[str, str]:
-    """Map the numbers of the effect to others of 1 to 6, in effect and story alike, different ones staying different.
-
-    A story that does not write all of the effect's numbers in digits is left as it is.
-    """
-    old = sorted(set(re.findall(r"\d+", effect)))
-    if not old or len(old) > 4 or not set(old) <= set(re.findall(r"\d+", story)):
-        return effect, story
-    new = dict(zip(old, map(str, rng.sample((1, 2, 3, 4, 5, 6), len(old))), strict=True))
-    return tuple(re.sub(r"\d+", lambda m: new.get(m[0], m[0]), text) for text in (effect, story))
-
-
-def reword_effect(effect: str, rng: random.Random) -> str:
-    """Write the effect in other ways that cards do: "cho" or not, full stop or not, "Điểm", other separators."""
-    if rng.random() < 0.5:
-        effect = effect.rstrip(".") + rng.choice(("", "."))
-    if rng.random() < 0.5:
-        effect = re.sub(r"\b[Đđ]iểm( cho)? (?=Rừng|Sông|Đất|Làng)", lambda _: rng.choice(POINTS) + " ", effect)
-    if rng.random() < 0.4:
-        separator = rng.choice((", +", ". +", ", + ", ". + "))
-        effect = re.sub(r"(Rừng|Sông|Đất|Làng)[,.] \+ ?(?=\d)", lambda m: m[1] + separator, effect)
-    return effect
-
-
-def augment(card: Card, story: str, recipe: Recipe, rng: random.Random) -> tuple[Card, str]:
-    """Return the card and the story with exchanged numbers and actors and a reworded effect, each by chance."""
-    name, effect = card.name, card.effect
-    if card.plain and rng.random() < 0.25:
-        name = name.capitalize()  # the game writes both "Tuần Tra Rừng" and "Cháy rừng"
-    if rng.random() < recipe.substitute:
-        effect, story = swap_numbers(effect, story, rng)
-    if rng.random() < recipe.substitute:
-        story = swap_actor(card.name, story, rng)
-    if rng.random() < recipe.substitute:
-        effect = reword_effect(effect, rng)
-    return dataclasses.replace(card, name=name, effect=effect), story
+def varied(card: Card, story: str, recipe: Recipe, rng: random.Random) -> tuple[Card, str]:
+    """Return the card and the story, varied by chance as the build's own augment step does."""
+    told = vary(Told(card.name, card.effect, story), rng, recipe.substitute)
+    return dataclasses.replace(card, name=told.name, effect=told.effect), told.story
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -356,7 +327,7 @@ class Data:
                 if not card.plain:
                     times = int(rng.random() < recipe.rich_share)
                 for _ in range(times):
-                    new, text = augment(card, story, recipe, rng)
+                    new, text = varied(card, story, recipe, rng)
                     rows.append((self.prompts.render(None if rng.random() < recipe.no_card else new), text))
         rng.shuffle(rows)
         self._passes[number] = encode_rows(self.tokenizer, rows, recipe.story_tokens)
@@ -365,13 +336,20 @@ class Data:
 
 def corpus_batches(data: Data, recipe: Recipe) -> Iterator[list[tuple[float, torch.Tensor]]]:
     """Yield the corpus phase's steps: (weight, batch) pairs."""
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.corpus_seed)
     while True:
         yield [(1.0, data.windows(recipe.corpus_rows, recipe.context, generator))]
 
 
 def story_batches(data: Data, recipe: Recipe) -> Iterator[list[tuple[float, torch.Tensor]]]:
-    """Yield the story phase's steps, pass after pass: story rows and running text."""
+    """Yield the story phase's steps, pass after pass: story rows and running text.
+
+    Raises:
+        ValueError: a pass has fewer rows than a step takes.
+    """
+    if len(data.story_pass(recipe, 0)) < recipe.story_rows:
+        rows = len(data.story_pass(recipe, 0))
+        raise ValueError(f"{rows} story rows of at most {recipe.story_tokens} tokens; a step takes {recipe.story_rows}")
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     number = 0
     while True:
@@ -389,7 +367,7 @@ def story_batches(data: Data, recipe: Recipe) -> Iterator[list[tuple[float, torc
 
 def build_model(recipe: Recipe) -> MistralForCausalLM:
     """Build the model, seeded; projections into the residual stream start at zero: depth does no harm at first."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.corpus_seed)
     config = MistralConfig(
         vocab_size=recipe.vocabulary,
         hidden_size=recipe.width,
@@ -567,20 +545,20 @@ def bits_per_byte(model: MistralForCausalLM, data: Data, cards: Sequence[Card]) 
     return nats / math.log(2) / sum(len(story.encode()) for _, story in rows)
 
 
-def copy_state(model: MistralForCausalLM) -> dict[str, torch.Tensor]:
+def copy_state(model: MistralForCausalLM) -> State:
     """Return a copy of the model's weights."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def story_phase(
     model: MistralForCausalLM,
-    start: dict[str, torch.Tensor],
+    start: State,
     data: Data,
     recipe: Recipe,
     *,
     teachers: Sequence[MistralForCausalLM] = (),
     compiled: bool = False,
-) -> dict[str, torch.Tensor]:
+) -> State:
     """Run the story phase from the corpus phase's state and return the state at its end."""
     steps = max(1, int(recipe.story_passes * (len(data.story_pass(recipe, 0)) // recipe.story_rows)))
     model.load_state_dict(start)
@@ -596,7 +574,6 @@ def teacher_of(recipe: Recipe, number: int, *, larger: bool) -> Recipe:
         return teacher
     return dataclasses.replace(
         teacher,
-        seed=teacher.seed + 10,
         width=recipe.teacher_width,
         heads=recipe.teacher_heads,
         kv_heads=recipe.teacher_kv_heads,
@@ -606,36 +583,87 @@ def teacher_of(recipe: Recipe, number: int, *, larger: bool) -> Recipe:
     )
 
 
-def train_whole(data: Data, recipe: Recipe, device: str, say: Callable[..., None] = print) -> MistralForCausalLM:
-    """Train the teachers and then the model, and return the model."""
-    compiled = device == "cuda"
+class Stages:
+    """The weights that each finished stage left; in a folder, a run that was cut off goes on from them."""
 
-    def corpus_phase(sizes: Recipe) -> MistralForCausalLM:
-        model = build_model(sizes).to(device)
-        say(f"corpus phase of {sum(p.numel() for p in model.parameters()):,} parameters")
-        batches, rate = corpus_batches(data, sizes), corpus_rate(sizes)
+    def __init__(self, folder: Path | None, data: Data, say: Callable[..., None]) -> None:
+        self.folder, self.say = folder, say
+        self._done: dict[str, State] = {}
+        self._read = [hashlib.sha256(data.text.cpu().numpy().tobytes()).hexdigest(), [c.stories for c in data.cards]]
 
-        def report(step: int, loss: float) -> None:
-            if step % 500 == 0:
-                say(f"step {step} loss {loss:.3f}")
+    def get(self, name: str, inputs: Sequence[object], make: Callable[[], State]) -> State:
+        """Return the weights of a stage, made now unless those of the same inputs and data are there."""
+        key = f"{name}-{hashlib.sha256(repr((inputs, self._read)).encode()).hexdigest()[:12]}"
+        path = self.folder / f"{key}.pt" if self.folder else None
+        if key not in self._done:
+            if path and path.exists():
+                self.say(f"{path.name} is there")
+                self._done[key] = torch.load(path, weights_only=True)
+            else:
+                self._done[key] = make()
+                if path:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    torch.save(self._done[key], path.with_suffix(".part"))
+                    path.with_suffix(".part").replace(path)
+        return self._done[key]
 
-        train(model, batches, sizes.corpus_steps, rate, sizes, compiled=compiled, report=report)
+
+class Line:
+    """The stages from nothing to the model: corpus phases, teachers, and the model's own story phase."""
+
+    def __init__(self, data: Data, device: str, stages: Path | None = None, say: Callable[..., None] = print) -> None:
+        self.data, self.device, self.say = data, device, say
+        self.stages = Stages(stages, data, say)
+        self._models: dict[tuple[object, ...], MistralForCausalLM] = {}
+
+    def whole(self, recipe: Recipe) -> MistralForCausalLM:
+        """Return the model after all stages."""
+        teachers = [teacher_of(recipe, n, larger=larger) for larger in (False, True) for n in range(recipe.teachers)]
+        return self._loaded(recipe, self.stories(recipe, teachers))
+
+    def corpus(self, sizes: Recipe) -> State:
+        """Return the weights after the corpus phase."""
+
+        def make() -> State:
+            model = self._model(sizes)
+            model.load_state_dict(build_model(sizes).state_dict())
+            self.say(f"corpus phase of {sum(p.numel() for p in model.parameters()):,} parameters")
+            batches, rate = corpus_batches(self.data, sizes), corpus_rate(sizes)
+            train(model, batches, sizes.corpus_steps, rate, sizes, compiled=self._compiled, report=self._report)
+            return copy_state(model)
+
+        return self.stages.get(f"corpus-{sizes.width}", [getattr(sizes, name) for name in CORPUS_FIELDS], make)
+
+    def stories(self, sizes: Recipe, teachers: Sequence[Recipe] = ()) -> State:
+        """Return the weights after the story phase that follows the corpus phase of the same sizes."""
+
+        def make() -> State:
+            taught = [self._loaded(teacher, self.stories(teacher)) for teacher in teachers]
+            start, model = self.corpus(sizes), self._model(sizes)
+            self.say(f"story phase, width {sizes.width}, seed {sizes.seed}, {len(taught)} teachers")
+            return story_phase(model, start, self.data, sizes, teachers=taught, compiled=self._compiled)
+
+        return self.stages.get(f"stories-{sizes.width}", [sizes, teachers], make)
+
+    @property
+    def _compiled(self) -> bool:
+        return self.device == "cuda"  # elsewhere it does not pay
+
+    def _model(self, sizes: Recipe) -> MistralForCausalLM:
+        """Return a model to train, one for each shape: it is compiled once."""
+        shape = (sizes.width, sizes.layers, sizes.mlp, sizes.dropout)
+        if shape not in self._models:
+            self._models[shape] = build_model(sizes).to(self.device)
+        return self._models[shape]
+
+    def _loaded(self, sizes: Recipe, state: State) -> MistralForCausalLM:
+        model = build_model(sizes).to(self.device).requires_grad_(False).eval()
+        model.load_state_dict(state)
         return model
 
-    model = corpus_phase(recipe)
-    start, teachers = copy_state(model), []
-    for larger in (False, True):
-        recipes = [teacher_of(recipe, number, larger=larger) for number in range(recipe.teachers)]
-        scratch = corpus_phase(recipes[0]) if larger and recipes else model
-        scratch_start = copy_state(scratch) if larger else start
-        for sizes in recipes:
-            say(f"story phase of a teacher, width {sizes.width}, seed {sizes.seed}")
-            teacher = build_model(sizes).to(device).requires_grad_(False).eval()
-            teacher.load_state_dict(story_phase(scratch, scratch_start, data, sizes, compiled=compiled))
-            teachers.append(teacher)
-    say(f"story phase of the model, with {len(teachers)} teachers")
-    story_phase(model, start, data, recipe, teachers=teachers, compiled=compiled)
-    return model
+    def _report(self, step: int, loss: float) -> None:
+        if step % 500 == 0:
+            self.say(f"step {step} loss {loss:.3f}")
 
 
 @torch.no_grad()
@@ -651,16 +679,13 @@ def sample(model: MistralForCausalLM, data: Data, cards: Sequence[Card], count: 
     return stories
 
 
-def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, shard_size: str = "14MB") -> None:
-    """Write weights (bf16, in shards that a git host takes), configuration and tokenizer."""
+def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write weights (8 bits), configuration and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    # A copy: the caller's weights stay fp32.
-    half = MistralForCausalLM(model.config).to(torch.bfloat16)
-    half.load_state_dict({name: tensor.to(torch.bfloat16).cpu() for name, tensor in model.state_dict().items()})
-    half.save_pretrained(folder, max_shard_size=shard_size)
-    # So that it loads as fp32, which is what a CPU computes in fastest.
-    configuration = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    tied = "lm_head.weight"  # the embedding under another name
+    write_weights({k: v.float().cpu().numpy() for k, v in model.state_dict().items() if k != tied}, folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -671,6 +696,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stories", type=Path, required=True, help="folder of *.jsonl and plain-text-*.txt")
     parser.add_argument("--cards", type=Path, required=True, help="the game's cards (YAML), never trained on")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--held-out", type=Path, default=HERE / "held-out.txt", help="names never trained on")
+    parser.add_argument("--stages", type=Path, help="folder of finished stages: a cut-off run goes on there")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to use instead of training one")
     parser.add_argument("--samples", type=int, default=6, help="stories to print for each of the game's cards")
     for field in dataclasses.fields(Recipe):
@@ -690,7 +717,7 @@ def main() -> None:
         print(f"{time.monotonic() - began:7.1f} s", *words, flush=True)
 
     corpus, game = read_corpus(args.corpus), read_game_cards(args.cards)
-    cards, held = hold_out(read_stories(args.stories), game)
+    cards, held = hold_out(read_stories(args.stories), game, args.held_out.read_text(encoding="utf-8").splitlines())
     if args.tokenizer:
         tokenizer = wrap_tokenizer(Tokenizer.from_file(str(args.tokenizer)))
     else:
@@ -698,13 +725,12 @@ def main() -> None:
     data = Data(tokenizer, corpus, read_paragraphs(args.stories), cards).to(device)
     say(f"{len(cards)} cards, {len(held)} held out, {len(game)} of the game, {len(data.text):,} tokens of text")
     say(f"vocabulary {len(tokenizer):,}, {recipe}")
-    model = train_whole(data, recipe, device, say)
+    model = Line(data, device, args.stages, say).whole(recipe)
     for style in (True, False):
         figure = bits_per_byte(model, data, [card for card in held if card.plain is style])
         say(f"{'plain' if style else 'rich'} cards held out: {figure:.4f} bits/byte")
     save(model, tokenizer, args.out)
-    (args.out / "held-out.txt").write_text("\n".join(sorted({c.name for c in held})) + "\n", encoding="utf-8")
-    for card, stories in zip(game, sample(model, data, game, args.samples), strict=True):
+    for card, stories in zip(game, sample(model, data, game, args.samples), strict=True) if args.samples else ():
         print(f"{card.name} · {card.effect}", *(f"    {story}" for story in stories), sep="\n")
     say("done")
 

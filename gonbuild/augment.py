@@ -1,0 +1,109 @@
+"""Owns variation of training stories: the same story with other numbers, people, words and wordings of its effect.
+
+It draws from the generator that it is given; whether a varied story still tells its effect, the caller asks.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+
+SMALL = range(1, 7)
+"""What numbers of an effect are exchanged for: the game's own."""
+
+# One of a pair may stand for the other in any story that holds only one of them.
+PAIRS = (
+    ("bé Na", "bé Tí"),
+    ("bà nội", "bà ngoại"),
+    ("ông nội", "ông ngoại"),
+    ("bà con", "dân làng"),
+    ("cô giáo", "thầy giáo"),
+    ("chú kiểm lâm", "bác kiểm lâm"),
+    ("buổi sáng", "buổi chiều"),
+    ("mỗi sáng", "mỗi chiều"),
+    ("sáng sớm", "chiều muộn"),
+    ("mưa to", "mưa lớn"),
+    ("nhắc nhau", "bảo nhau"),
+    ("xanh tốt", "xanh mướt"),
+)
+_REGION = "Rừng|Sông|Đất|Làng"
+_EFFECT_POINTS = re.compile(rf"\b[Đđ]iểm( cho)? (?={_REGION})")
+_SEPARATOR = re.compile(rf"({_REGION})[,.] \+ ?(?=\d)")
+_POINTS = ("điểm cho", "điểm", "Điểm cho")
+_SEPARATORS = (", +", ". +", ", + ", ". + ")
+_TOLD = {
+    verbs: re.compile(rf"\b({_REGION}) (?:{'|'.join(verbs)})(?= \d+ điểm)")
+    for verbs in (("tăng", "được cộng", "thêm"), ("bị trừ", "mất", "giảm"))
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A card's name and effect with one story of it."""
+
+    name: str
+    effect: str
+    story: str
+
+
+def vary(told: Told, rng: random.Random, chance: float) -> Told:
+    """Returns the story with each of the changes below made with that chance, independently."""
+    name, effect, story = told.name, told.effect, told.story
+    if rng.random() < chance:
+        effect, story = exchange_numbers(effect, story, rng)
+    if rng.random() < chance:
+        story = exchange_words(name, story, rng)
+    if rng.random() < chance:
+        story = retell_points(story, rng)
+    if rng.random() < chance:
+        effect = reword_effect(effect, rng)
+    if rng.random() < chance / 2:
+        name = name.capitalize()  # cards write both "Tuần Tra Rừng" and "Cháy rừng"
+    return Told(name, effect, story)
+
+
+def exchange_numbers(effect: str, story: str, rng: random.Random) -> tuple[str, str]:
+    """Maps the numbers of the effect to others, in effect and story alike, different ones staying different.
+
+    A story that does not write all of the effect's numbers in digits is left as it is.
+    """
+    old = sorted(set(re.findall(r"\d+", effect)))
+    if not old or len(old) > 4 or not set(old) <= set(re.findall(r"\d+", story)):
+        return effect, story
+    new = dict(zip(old, map(str, rng.sample(SMALL, len(old))), strict=True))
+    effect, story = (re.sub(r"\d+", lambda m: new.get(m[0], m[0]), text) for text in (effect, story))
+    return effect, story
+
+
+def exchange_words(name: str, story: str, rng: random.Random) -> str:
+    """Exchanges one of `PAIRS` for its other, unless the card's name or the story speaks of that one too."""
+    lower = story.lower()
+    found = [(a, b) for pair in PAIRS for a, b in (pair, pair[::-1]) if re.search(rf"\b{a.lower()}\b", lower)]
+    found = [(a, b) for a, b in found if b.lower() not in lower and a.lower() not in name.lower()]
+    # "bốn bà con bà Tư" is no "bà con"
+    found = [(a, b) for a, b in found if a != "bà con" or "con bà" not in lower]
+    if not found:
+        return story
+    old, new = rng.choice(found)
+    story = re.sub(rf"\b{old[0].upper()}{old[1:]}\b", new[0].upper() + new[1:], story)
+    return re.sub(rf"\b{old}\b", new, story)
+
+
+def retell_points(story: str, rng: random.Random) -> str:
+    """Says with another verb what regions gain or lose, the same one throughout the story."""
+    for verbs, told in _TOLD.items():
+        verb = rng.choice(verbs)
+        story = told.sub(lambda m, verb=verb: f"{m[1]} {verb}", story)  # type: ignore[misc]  # mypy sees no default
+    return story
+
+
+def reword_effect(effect: str, rng: random.Random) -> str:
+    """Writes the effect in other ways that cards do: with "cho" or not, a full stop or not, other separators."""
+    if rng.random() < 0.5:
+        effect = effect.rstrip(".") + rng.choice(("", "."))
+    if rng.random() < 0.5:
+        points = rng.choice(_POINTS)
+        effect = _EFFECT_POINTS.sub(f"{points} ", effect)
+    if rng.random() < 0.5:
+        separator = rng.choice(_SEPARATORS)
+        effect = _SEPARATOR.sub(lambda m: m[1] + separator, effect)
+    return effect
