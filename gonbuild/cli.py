@@ -215,7 +215,7 @@ def _try(args: argparse.Namespace) -> int:
     with Bars() as progress:
         judged = project.try_card(card, args.n, progress)
     for j in judged:
-        print(_candidate_line(j))
+        print(_candidate_line(j, project.settings.selection.card_weight))
     print(f"{sum(j.kept for j in judged)} of {len(judged)} pass")
     return EXIT_DONE
 
@@ -346,10 +346,10 @@ def _say_short(short: Any) -> int:
     return EXIT_UNFINISHED if short else EXIT_DONE
 
 
-def _candidate_line(j: "Judged") -> str:
+def _candidate_line(j: "Judged", card_weight: float) -> str:
     verdict = j.dropped_by
     mark = "ok  " if verdict is None else "drop"
-    why = f"   [{verdict.reason}]" if verdict else f"   [score {j.candidate.score:.2f}]"
+    why = f"   [{verdict.reason}]" if verdict else f"   [score {j.candidate.score(card_weight):.2f}]"
     return f"{mark} {j.candidate.index:>3}  {_visible(j.candidate.text)}{_visible(why)}"
 
 

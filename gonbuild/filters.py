@@ -18,6 +18,9 @@ RUN = 5
 NEAR = 6
 """Words within which no word stands three times, names and rules aside: people do in 4 of 1,000 stories."""
 
+JOINS = frozenset("và với trong lẫn hoặc cùng".split())
+"""A word does not stand on both sides of one of these ("rác và rác"): it does in 1 of 2,000 stories of people."""
+
 _END = re.compile(r"[.!?…][\"'”’»)\]]*\Z")
 _GAME_WORDS = ("điểm", "lượt", "lá", "vùng", "tăng", "cộng", "thêm", "được", "giảm", "mất", "bị", "trừ")
 _MARKS = frozenset(".,;:!?…\"'“”‘’«»()-–—+−%/")
@@ -121,7 +124,7 @@ def language(candidate: Candidate, card: Card, context: Context) -> Verdict:
 
 
 def repetition(candidate: Candidate, card: Card, context: Context) -> Verdict:
-    """Drops one word three times in a few, a run of words said twice, and too many word pairs said again.
+    """Drops a word thrice within a few or joined with itself, a run of words said twice, too many pairs said again.
 
     Numbers and words of the effect do not count: an effect with two regions says its verb twice.
     """
@@ -132,6 +135,10 @@ def repetition(candidate: Candidate, card: Card, context: Context) -> Verdict:
         word = folded[at]
         if word not in own and folded[at : at + NEAR].count(word) > 2:
             return _drop("repetition", f"'{word}' stands three times in {NEAR} words", word, "twice at most")
+    for before, join, after in zip(folded, folded[1:], folded[2:], strict=False):
+        if join in JOINS and before == after and before not in own:
+            said = f"{before} {join} {after}"
+            return _drop("repetition", f"says '{said}'", said, "two different things")
     runs = Counter(" ".join(folded[at : at + RUN]) for at in range(len(folded) - RUN + 1))
     twice = next((run for run, n in runs.items() if n > 1), "")
     if twice:

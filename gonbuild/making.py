@@ -60,7 +60,7 @@ def make_stories(
 
 def _choose(ws: Workspace, m: Made, ctx: Context, *, last: bool) -> None:
     """Gives a card its stories when there are enough of them, or when there will be no more."""
-    chosen = select(m.card, m.judged, m.count, ctx)
+    chosen = select(m.card, m.judged, m.count, ctx, ws.settings.selection.card_weight)
     m.stories = chosen.stories
     if len(m.stories) < m.count and not last:
         return

@@ -146,8 +146,9 @@ class Project:
 
         `card` is an id of the project or a `gonbuild.Card`.
         """
-        kept = [j.candidate for j in self.try_card(card, n) if j.kept]
-        return [c.text for c in sorted(kept, key=lambda c: (-c.score, c.index))]
+        from gonbuild.selection import best_first
+
+        return [c.text for c in best_first(self.try_card(card, n), self.settings.selection.card_weight)]
 
 
 def load_project(path: Path | str = ".", profile: str | None = None) -> Project:

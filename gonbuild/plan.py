@@ -150,7 +150,8 @@ def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> tuple[t
         before = s.lock.settings.get(old_key)
         after = s.settings[new_key]
         reasons += diff(before, after) if before is not None else ["settings: the lock does not hold the earlier ones"]
-        filters_alone = filters_alone and before is not None and before.get("sampling") == after.get("sampling")
+        others = [{k: v for k, v in (stages or {}).items() if k != "filters"} for stages in (before, after)]
+        filters_alone = filters_alone and others[0] == others[1]
     if line.short and line.rounds != s.rounds:
         reasons.append(f"selection.rounds: {line.rounds} -> {s.rounds}")
     return tuple(reasons), filters_alone

@@ -90,14 +90,14 @@ class Candidate:
     ended: bool
     """False where the token limit cut it."""
 
-    @property
-    def score(self) -> float:
-        """What candidates are ranked by, nats per token.
+    def score(self, card_weight: float) -> float:
+        """Returns what candidates are ranked by, nats per token: the highest is the best.
 
-        The sum of log p(story | card), which is fluency, and log p(story | card) - log p(story | no card), which is how
-        much the card explains the story. Without the first a small model's oddities win, as long as they name the card.
+        log p(story | card), which is fluency, and with a weight log p(story | card) - log p(story | no card), which is
+        how much the card explains the story.
         """
-        return (2 * self.logprob - self.logprob_without_card) / max(self.tokens, 1)
+        explained = self.logprob - self.logprob_without_card
+        return (self.logprob + card_weight * explained) / max(self.tokens, 1)
 
 
 @dataclass(frozen=True)

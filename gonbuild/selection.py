@@ -1,7 +1,7 @@
 """Owns which of a card's kept candidates ship: the best that differ; judges by no filter but diversity."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gonbuild.filters import Context, StoryIndex, diversity
@@ -16,7 +16,7 @@ class Selection:
     judged: tuple[Judged, ...]
 
 
-def select(card: Card, judged: Sequence[Judged], count: int, context: Context) -> Selection:
+def select(card: Card, judged: Sequence[Judged], count: int, context: Context, card_weight: float = 0.0) -> Selection:
     """Chooses up to `count` stories: highest score first, ties by index, each different from the pack and each other.
 
     The pack of the context stays as it is: whoever ships the stories adds them. The order of `judged` does not matter.
@@ -24,7 +24,7 @@ def select(card: Card, judged: Sequence[Judged], count: int, context: Context) -
     verdicts: dict[int, Verdict] = {}
     stories: list[Story] = []
     own = replace(context, pack=StoryIndex())
-    for candidate in sorted((j.candidate for j in judged if j.kept), key=lambda c: (-c.score, c.index)):
+    for candidate in best_first(judged, card_weight):
         if len(stories) == count:
             break
         verdict = diversity(candidate, card, context)
@@ -34,20 +34,23 @@ def select(card: Card, judged: Sequence[Judged], count: int, context: Context) -
         verdicts[candidate.index] = verdict
         if verdict.kept:
             own.pack.add(candidate.text, card.effect)
-            stories.append(_story(card, len(stories) + 1, candidate, context))
+            novelty, _ = context.training.nearest(candidate.text, card.effect)
+            score = round(candidate.score(card_weight), 3)
+            slot = f"{card.id}.{len(stories) + 1}"
+            stories.append(Story(slot, candidate.text, candidate.index, score, round(novelty, 1)))
     by_index = sorted(judged, key=lambda j: j.candidate.index)
     return Selection(tuple(stories), tuple(_with(j, verdicts.get(j.candidate.index)) for j in by_index))
+
+
+def best_first(judged: Iterable[Judged], card_weight: float) -> list[Candidate]:
+    """Returns the kept candidates, the highest score first, ties by index."""
+    return sorted((j.candidate for j in judged if j.kept), key=lambda c: (-c.score(card_weight), c.index))
 
 
 def commonest_drops(judged: Sequence[Judged]) -> list[tuple[str, int]]:
     """Counts the dropped candidates by filter, the commonest filter first, ties by name."""
     counts = Counter(verdict.filter for j in judged if (verdict := j.dropped_by))
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-
-
-def _story(card: Card, slot: int, candidate: Candidate, context: Context) -> Story:
-    novelty, _ = context.training.nearest(candidate.text, card.effect)
-    return Story(f"{card.id}.{slot}", candidate.text, candidate.index, round(candidate.score, 3), round(novelty, 1))
 
 
 def _with(judged: Judged, verdict: Verdict | None) -> Judged:

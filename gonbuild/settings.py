@@ -160,6 +160,8 @@ class SelectionSettings(Stage):
     """per card, unless the card says its own"""
     rounds: Annotated[int, Field(ge=1, le=50)] = 4
     """rounds of candidates before the card is reported"""
+    card_weight: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """what log p(story | card) - log p(story | no card) counts in the ranking, where log p(story | card) counts 1"""
 
 
 class PackSettings(Stage):
@@ -220,6 +222,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "max_tokens": 2048,
             "gradient_checkpointing": True,
         },
+        "selection": {"card_weight": 1.0},
     },
 }
 

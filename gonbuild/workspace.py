@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 1, 1, 1, 2
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 1, 1, 2, 2
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ class Workspace:
         """The settings that every card's stories depend on; the lock names them by digest."""
         return {
             "sampling": self.settings.sampling.model_dump(mode="json"),
+            "selection": {"card_weight": self.settings.selection.card_weight},
             "filters": {**self.settings.filters.model_dump(mode="json"), "step": FILTERS_STEP},
         }
 

@@ -249,7 +249,7 @@ def test_files_that_no_build_wrote_stay_in_the_packs_folder(tmp_path: Path) -> N
 SETTINGS_AND_KEYS = {
     "adapter": ("model.dtype", "model.quantization", "dataset.variants", "adapter.*"),
     "candidates": ("model.dtype", "model.quantization", "dataset.variants", "adapter.*", "sampling.*"),
-    "cards": ("sampling.*", "filters.*", "selection.stories"),
+    "cards": ("sampling.*", "filters.*", "selection.stories", "selection.card_weight"),
     "packs": ("packs.title",),
     "none": (
         "model.base",
@@ -400,7 +400,7 @@ def test_write_story_returns_passing_texts_best_first(tmp_path: Path) -> None:
     assert 0 < len(texts) <= 8
     assert all("Rừng tăng 2 điểm" in text for text in texts)
     judged = project.try_card("rung-001", n=8)
-    best = max((j.candidate for j in judged if j.kept), key=lambda c: c.score)
+    best = max((j.candidate for j in judged if j.kept), key=lambda c: c.score(0.0))
     assert texts[0] == best.text
     assert not (tmp_path / "build/packs").exists()
 
