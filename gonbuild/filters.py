@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from gonbuild.bleu import BleuIndex, sentence_bleu
@@ -40,6 +41,7 @@ class StoryIndex:
     def add(self, story: str, effect: str) -> None:
         """Adds a story that tells an effect."""
         self.texts.append(story)
+        self.__dict__.pop("_whole", None)
         self._index.add(without_effect(story, effect))
 
     def nearest(self, story: str, effect: str) -> tuple[float, str]:
@@ -47,6 +49,14 @@ class StoryIndex:
         score, index = self._index.nearest(without_effect(story, effect))
         # A text against itself is 100 and some 1e-14 over, which a limit of 100 must let pass.
         return min(score, 100.0), self.texts[index] if index >= 0 else ""
+
+    def nearest_whole(self, story: str) -> float:
+        """Returns the highest BLEU (0-100) of the whole texts, the words of the effects counted in."""
+        return self._whole.nearest(story)[0]
+
+    @cached_property
+    def _whole(self) -> BleuIndex:
+        return BleuIndex(self.texts)
 
 
 def without_effect(story: str, effect: str) -> str:

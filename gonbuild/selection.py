@@ -19,12 +19,15 @@ class Selection:
 def select(card: Card, judged: Sequence[Judged], count: int, context: Context, card_weight: float = 0.0) -> Selection:
     """Chooses up to `count` stories: highest score first, ties by index, each different from the pack and each other.
 
+    Those that, the effect's words counted in, are nearer to a training story than `max_novelty_bleu` come last: a long
+    rule leaves some cards no others, so no filter drops them.
     The pack of the context stays as it is: whoever ships the stories adds them. The order of `judged` does not matter.
     """
     verdicts: dict[int, Verdict] = {}
     stories: list[Story] = []
     own = replace(context, pack=StoryIndex())
-    for candidate in best_first(judged, card_weight):
+    limit, near = context.settings.max_novelty_bleu, context.training.nearest_whole
+    for candidate in sorted(best_first(judged, card_weight), key=lambda c: near(c.text) > limit):
         if len(stories) == count:
             break
         verdict = diversity(candidate, card, context)

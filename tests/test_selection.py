@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 from gonbuild.filters import Context, StoryIndex
 from gonbuild.records import Candidate, Card, Judged, Verdict
@@ -20,12 +21,19 @@ def judged(index: int, score: float, *, kept: bool = True) -> Judged:
 
 
 def context(*pack: str) -> Context:
-    return Context(FilterSettings(), StoryIndex([(TEXTS[2], "")]), StoryIndex((story, CARD.effect) for story in pack))
+    trained = StoryIndex([("Bà con lên nương trồng ngô, Đất thêm 1 điểm.", "+1 điểm Đất")])
+    return Context(FilterSettings(), trained, StoryIndex((story, CARD.effect) for story in pack))
 
 
 def test_highest_score_comes_first_and_ties_go_to_the_lower_index():
     chosen = select(CARD, [judged(3, 0.5), judged(0, 0.2), judged(2, 0.5)], 2, context())
     assert [(s.id, s.candidate, s.score) for s in chosen.stories] == [("rung-1.1", 2, 0.5), ("rung-1.2", 3, 0.5)]
+
+
+def test_what_is_told_much_as_a_training_story_comes_last_whatever_its_score():
+    near = replace(context(), training=StoryIndex([(TEXTS[2], CARD.effect)]))
+    chosen = select(CARD, [judged(2, 0.9), judged(3, 0.1), judged(0, 0.2)], 3, near)
+    assert [s.candidate for s in chosen.stories] == [0, 3, 2]
 
 
 def test_near_duplicate_of_a_picked_story_is_passed_over():
