@@ -33,12 +33,10 @@ def quantize(weights: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def dequantize(stored: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns the float32 weights of what `quantize` gave."""
-    return {
-        name: value * stored[name + SCALE] if name + SCALE in stored else value
-        for name, value in stored.items()
-        if not name.endswith(SCALE)
-    }
+    """Returns the float32 weights of what `quantize` gave; a matrix without its scales is left out."""
+    vectors = {n: v for n, v in stored.items() if v.dtype != np.int8 and not n.endswith(SCALE)}
+    matrices = {n: v * stored[n + SCALE] for n, v in stored.items() if v.dtype == np.int8 and n + SCALE in stored}
+    return {**vectors, **matrices}
 
 
 def write_weights(weights: Mapping[str, Array], folder: Path) -> None:
