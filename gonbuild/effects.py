@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -171,6 +172,9 @@ def _foreign(story: str, found: list[Quantity], effect: Effect) -> Iterator[str]
             verb = next((w for w in reversed(words[max(q.start - 2, 0) : q.start]) if w in _CARD_VERBS or w == ","), "")
             if _CARD_VERBS.get(verb, verb) in ("rút", "bỏ", "xem") and not _may(verb, q, effect):
                 yield f"says '{verb} {q}', which the effect does not"
+    told = Counter(q.value for q in found if q.unit == POINTS and q.digits)
+    wanted = Counter([*(fact.value for fact in effect.points), *(value for _, value in effect.limits)])
+    yield from (f"says {value} điểm {n} times" for value, n in told.items() if n > max(wanted[value], 1))
     folded = fold(story)
     for name, wording in _STATED:
         if name not in effect.says and (stated := wording.search(folded)):

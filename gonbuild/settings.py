@@ -161,7 +161,7 @@ class SelectionSettings(Stage):
     rounds: Annotated[int, Field(ge=1, le=50)] = 4
     """rounds of candidates before the card is reported"""
     card_weight: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """what log p(story | card) - log p(story | no card) counts in the ranking, where log p(story | card) counts 1"""
+    """what the card's share in a story's log-probability counts in the ranking, where the log-probability counts 1"""
 
 
 class PackSettings(Stage):

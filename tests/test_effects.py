@@ -188,3 +188,11 @@ def test_foreign_region_that_shares_the_right_number_never_passes(story):
 )
 def test_form_of_an_effect_leaves_out_numbers_and_regions(texts, form):
     assert {form_of(text) for text in texts} == {form}
+
+
+def test_points_are_told_as_often_as_the_effect_has_them():
+    one, two = read_effect("+2 điểm cho Làng"), read_effect("+1 điểm Rừng, +1 điểm Sông")
+    assert tell("Làng thêm 2 điểm khi rác vơi. Ruồi ít đi, Làng thêm 2 điểm.", one) == ("says 2 điểm 2 times",)
+    assert tell("Rừng tăng 1 điểm, Sông tăng 1 điểm.", two) == ()
+    assert tell("Rừng và Sông cùng tăng 1 điểm.", two) == ()
+    assert tell("Rừng tăng 1 điểm, Sông tăng 1 điểm. Rừng tăng 1 điểm.", two) == ("says 1 điểm 3 times",)

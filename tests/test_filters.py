@@ -35,6 +35,7 @@ REASONS = [
         "language: 36% of the words are no Vietnamese syllables: villagers, plant, trees, hills",
     ),
     ("Bà con trồng cây, cây cây cây mọc, Rừng tăng 2 điểm.", "repetition: 'cây' stands three times in 6 words"),
+    ("Rừng tăng 2 điểm vì bà con trồng cây vì đồi trọc.", "repetition: says 'vì' twice in a sentence"),
     ("Bà con nhặt rác và rác trong vườn trồng cây, Rừng tăng 2 điểm.", "repetition: says 'rác và rác'"),
     ("Bà con đi trồng cây, bà con đi trồng cây, Rừng tăng 2 điểm.", "repetition: says 'bà con đi trồng cây' twice"),
     (

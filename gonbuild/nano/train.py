@@ -80,8 +80,6 @@ class Recipe:
     """Learning rate at the start of the story phase, as a factor of the corpus phase's."""
     rich_share: float = 0.35
     """Share of the rich stories that a pass sees."""
-    theme_weight: int = 1
-    """How often a pass sees the stories of the theme sets."""
     no_card: float = 0.1
     """Share of story rows without the user turn, for ranking by log p(story | card) - log p(story | no card)."""
     substitute: float = 0.5
@@ -134,11 +132,6 @@ class Card:
     def plain(self) -> bool:
         """Whether the stories are in the plain style."""
         return self.source.startswith("plain-")
-
-    @property
-    def themed(self) -> bool:
-        """Whether the card stands in one of the sets around the themes of the game's own cards."""
-        return "-chude-" in self.source
 
 
 def nfc(text: str) -> str:
@@ -323,10 +316,7 @@ class Data:
         rows = []
         for card in self.cards:
             for story in card.stories:
-                times = recipe.theme_weight if card.themed else 1
-                if not card.plain:
-                    times = int(rng.random() < recipe.rich_share)
-                for _ in range(times):
+                if card.plain or rng.random() < recipe.rich_share:
                     new, text = varied(card, story, recipe, rng)
                     rows.append((self.prompts.render(None if rng.random() < recipe.no_card else new), text))
         rng.shuffle(rows)
