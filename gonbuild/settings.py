@@ -106,9 +106,9 @@ class AdapterSettings(Stage):
 class SamplingSettings(Stage):
     """How candidates are drawn."""
 
-    candidates: Annotated[int, Field(ge=1, le=1024)] = 24
+    candidates: Annotated[int, Field(ge=1, le=1024)] = 32
     """per card and round"""
-    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.5
     """divides the logits"""
     top_k: Annotated[int, Field(ge=0)] = 50
     """tokens kept per step, 0 for all"""
@@ -222,6 +222,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "max_tokens": 2048,
             "gradient_checkpointing": True,
         },
+        "sampling": {"candidates": 24, "temperature": 0.7},
         "selection": {"card_weight": 1.0},
     },
 }
