@@ -66,7 +66,7 @@ def test_card_without_stories_is_exit_1_each_time(run: Run) -> None:
     for command in ("stories", "stories", "check", "plan"):
         code, _, err = run(command, models=models)
         assert code == 1, command
-        assert "gonbuild: card 'song-001' has 0 new of 2 stories; dropped by effect 96" in err
+        assert "gonbuild: card 'song-001' has 0 new of 2 stories; dropped by effect 128" in err
 
 
 def test_all_mistakes_are_printed_at_once_with_exit_2(run: Run, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_why_tells_inputs_stories_and_drops(run: Run) -> None:
     run("stories", models=FakeModels(bad=["song-001"]))
     out = run("why", "song-001")[1]
     assert "effect: -1 điểm cho Sông" in out
-    assert "dropped by effect: 96" in out
+    assert "dropped by effect: 128" in out
     assert "rung-001.1 (candidate " in run("why", "rung-001")[1]
     code, _, err = run("why", "rung-01")
     assert (code, err) == (2, "gonbuild: unknown card 'rung-01'. Did you mean 'rung-001'?\n")

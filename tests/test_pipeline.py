@@ -190,7 +190,7 @@ def test_refresh_asks_the_current_adapter_for_new_stories(tmp_path: Path) -> Non
     models = FakeModels()
     built = open_project(tmp_path, models).build(refresh=["song-001"])
     assert list(built.stories) == ["song-001"]
-    assert models.log == ["train 3", "generate song-001 0-24"]
+    assert models.log == ["train 3", "generate song-001 0-32"]
     assert changes(before, snapshot(tmp_path))[-1] == "stories.lock.jsonl: song-001"
 
 
@@ -200,7 +200,7 @@ def test_refresh_with_the_same_adapter_draws_other_candidates(tmp_path: Path) ->
     models = FakeModels()
     open_project(tmp_path, models).build(refresh=["song-001"])
     after = json.loads((tmp_path / "build/packs/stories.json").read_bytes())["cards"]
-    assert models.log == ["generate song-001 24-48"]
+    assert models.log == ["generate song-001 32-64"]
     assert after["song-001"]["stories"] != before["song-001"]["stories"]
     assert after["rung-001"] == before["rung-001"]
 
@@ -278,7 +278,7 @@ def test_every_setting_moves_the_keys_it_should(name: str, tmp_path: Path) -> No
     stage, field = name.split(".")
     values = Settings()
     value = getattr(getattr(values, stage), field)
-    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.25, str: lambda v: v + "x"}
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.3, str: lambda v: v + "x"}
     changed = other[type(value)](value) if type(value) in other else (("word",) if value == () or value else 10.0)
     make_project(tmp_path)
 
@@ -308,12 +308,12 @@ def test_refresh_of_an_unknown_card_is_refused(tmp_path: Path) -> None:
 def test_card_without_good_candidates_is_reported_with_its_reasons(tmp_path: Path) -> None:
     models = FakeModels(bad=["song-001"])
     built = make_project(tmp_path, models=models).build()
-    assert built.short == {"song-001": "0 new of 2 stories; dropped by effect 96"}
+    assert built.short == {"song-001": "0 new of 2 stories; dropped by effect 128"}
     assert [line for line in models.log if "song" in line] == [
-        f"generate song-001 {first}-{first + 24}" for first in (0, 24, 48, 72)
+        f"generate song-001 {first}-{first + 32}" for first in (0, 32, 64, 96)
     ]
     rows = [json.loads(line) for line in (tmp_path / "build/report/dropped.jsonl").read_text().splitlines()]
-    assert sum(row["card"] == "song-001" and row["filter"] == "effect" for row in rows) == 96
+    assert sum(row["card"] == "song-001" and row["filter"] == "effect" for row in rows) == 128
     again = open_project(tmp_path)
     assert not again.plan().changes
     assert again.plan().short == built.short
@@ -327,7 +327,7 @@ def test_card_that_falls_short_keeps_its_earlier_stories_while_they_pass(tmp_pat
     after = json.loads((tmp_path / "build/packs/stories.json").read_bytes())["cards"]["song-001"]
     assert after["stories"] == before
     assert after["name"] == "Rác Theo Lũ"
-    assert built.short == {"song-001": "0 new and 2 from before of 2 stories; dropped by effect 96"}
+    assert built.short == {"song-001": "0 new and 2 from before of 2 stories; dropped by effect 128"}
 
 
 class BrokenModels(FakeModels):

@@ -53,7 +53,7 @@ TINY = train.Recipe(
 @pytest.fixture(scope="module")
 def data():
     torch.set_num_threads(1)
-    cards = [card for card in train.read_stories(EXAMPLES) if card.plain][::200]
+    cards = [card for card in train.read_stories(EXAMPLES) if card.source == "plain-01-baove-rung-dat"][::10]
     paragraphs = train.read_paragraphs(EXAMPLES)[:60]
     corpus = {"nature-x": paragraphs}
     tokenizer = train.train_tokenizer(train.tokenizer_texts(corpus, cards), TINY.vocabulary)
@@ -76,7 +76,7 @@ def test_first_losses_are_those_of_the_golden_run(data):
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     for phase, found in losses(data).items():
         assert found == pytest.approx(golden[phase], rel=2e-3), f"{phase}; made with torch {golden['torch']}"
-        assert found[-1] < found[0]
+    assert golden["corpus"][-1] < golden["corpus"][0] - 0.3
 
 
 def test_same_seed_gives_the_same_losses_and_another_seed_others(data):
