@@ -132,6 +132,7 @@ def read_effect(text: str) -> Effect:
     )
 
 
+@lru_cache(maxsize=4096)
 def form_of(text: str) -> str:
     """Returns an effect text without its numbers and regions, in one spelling: `+n điểm vùng, +n điểm vùng`."""
     form = re.sub(rf"\b(?:{'|'.join(REGIONS)})\b", "vùng", unicodedata.normalize("NFC", text)).lower().rstrip(". ")

@@ -5,11 +5,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 from gonbuild.bleu import BleuIndex, sentence_bleu
-from gonbuild.effects import read_effect, tell
+from gonbuild.effects import form_of, read_effect, tell
 from gonbuild.language import fold, fold_word, sentences, unknown_words, words
 from gonbuild.records import Candidate, Card, Judged, Verdict
 from gonbuild.settings import FilterSettings
@@ -39,12 +38,15 @@ class StoryIndex:
     def __init__(self, stories: Iterable[tuple[str, str]] = ()) -> None:
         told = list(stories)
         self.texts = [story for story, _ in told]
+        self._effects = [effect for _, effect in told]
+        self._whole: dict[str, BleuIndex] = {}
         self._index = BleuIndex(without_effect(story, effect) for story, effect in told)
 
     def add(self, story: str, effect: str) -> None:
         """Adds a story that tells an effect."""
         self.texts.append(story)
-        self.__dict__.pop("_whole", None)
+        self._effects.append(effect)
+        self._whole.pop(form_of(effect), None)
         self._index.add(without_effect(story, effect))
 
     def nearest(self, story: str, effect: str) -> tuple[float, str]:
@@ -53,13 +55,17 @@ class StoryIndex:
         # A text against itself is 100 and some 1e-14 over, which a limit of 100 must let pass.
         return min(score, 100.0), self.texts[index] if index >= 0 else ""
 
-    def nearest_whole(self, story: str) -> float:
-        """Returns the highest BLEU (0-100) of the whole texts, the words of the effects counted in."""
-        return self._whole.nearest(story)[0]
+    def nearest_whole(self, story: str, effect: str) -> float:
+        """Returns the highest BLEU (0-100) to a whole story, its effect's words counted in.
 
-    @cached_property
-    def _whole(self) -> BleuIndex:
-        return BleuIndex(self.texts)
+        Only stories whose effects have the same form are compared: others share no rule, and what else they share
+        `nearest` finds.
+        """
+        form = form_of(effect)
+        if form not in self._whole:
+            alike = (text for text, told in zip(self.texts, self._effects, strict=True) if form_of(told) == form)
+            self._whole[form] = BleuIndex(alike)
+        return self._whole[form].nearest(story)[0]
 
 
 def without_effect(story: str, effect: str) -> str:

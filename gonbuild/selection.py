@@ -27,7 +27,7 @@ def select(card: Card, judged: Sequence[Judged], count: int, context: Context, c
     stories: list[Story] = []
     own = replace(context, pack=StoryIndex())
     limit, near = context.settings.max_novelty_bleu, context.training.nearest_whole
-    for candidate in sorted(best_first(judged, card_weight), key=lambda c: near(c.text) > limit):
+    for candidate in sorted(best_first(judged, card_weight), key=lambda c: near(c.text, card.effect) > limit):
         if len(stories) == count:
             break
         verdict = diversity(candidate, card, context)

@@ -206,7 +206,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "device": "cuda",
             "memory_gib": 12.0,
         },
-        "dataset": {"examples": 20000},
+        "dataset": {"examples": 30000},
         "adapter": {
             "epochs": 3.0,
             "last_layers": 0,

@@ -64,7 +64,7 @@ class Recipe:
     """Tokens in a row of running text."""
     corpus_rows: int = 64
     """Rows of running text per step of the corpus phase."""
-    corpus_steps: int = 6000
+    corpus_steps: int = 5000
     warmup_steps: int = 200
     story_passes: float = 8.0
     """How often the story phase sees each plain story."""
@@ -92,7 +92,7 @@ class Recipe:
     teacher_kv_heads: int = 4
     teacher_mlp: int = 1408
     teacher_dropout: float = 0.15
-    teacher_corpus_steps: int = 3600
+    teacher_corpus_steps: int = 5000
     teacher_passes: float = 4.0
     """How often the story phase of a teacher, of either size, sees each plain story."""
     distil: float = 0.7
