@@ -75,7 +75,7 @@ def exchange_numbers(effect: str, story: str, rng: random.Random) -> tuple[str, 
 
 
 def exchange_words(name: str, story: str, rng: random.Random) -> str:
-    """Exchanges one of `PAIRS` for its other, unless the card's name or the story speaks of that one too."""
+    """Exchanges one of `PAIRS` for its other, unless the card's name holds the one or the story both."""
     lower = story.lower()
     found = [(a, b) for pair in PAIRS for a, b in (pair, pair[::-1]) if re.search(rf"\b{a.lower()}\b", lower)]
     found = [(a, b) for a, b in found if b.lower() not in lower and a.lower() not in name.lower()]

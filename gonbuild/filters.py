@@ -65,7 +65,7 @@ class StoryIndex:
         if form not in self._whole:
             alike = (text for text, told in zip(self.texts, self._effects, strict=True) if form_of(told) == form)
             self._whole[form] = BleuIndex(alike)
-        return self._whole[form].nearest(story)[0]
+        return min(self._whole[form].nearest(story)[0], 100.0)
 
 
 def without_effect(story: str, effect: str) -> str:
@@ -145,7 +145,8 @@ def language(candidate: Candidate, card: Card, context: Context) -> Verdict:
 def repetition(candidate: Candidate, card: Card, context: Context) -> Verdict:
     """Drops a word thrice within a few or joined with itself, a run of words said twice, too many pairs said again.
 
-    Numbers and words of the effect do not count: an effect with two regions says its verb twice.
+    A cause given twice in a sentence is one, too. Otherwise numbers and words of the effect do not count: an effect
+    with two regions says its verb twice.
     """
     folded = [fold(word) for word in words(candidate.text)]
     ignored = _game_words(card.effect)

@@ -167,6 +167,8 @@ def _read_model(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
     if not is_quantized(folder):
         return AutoModelForCausalLM.from_pretrained(folder, **options)  # type: ignore[no-any-return]
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"'{config.model_type}' is no causal language model")
     weights = {name: torch.from_numpy(weight) for name, weight in read_weights(folder).items()}
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return kind.from_pretrained(None, config=config, state_dict=weights, **options)  # type: ignore[no-any-return]

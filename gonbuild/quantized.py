@@ -33,10 +33,15 @@ def quantize(weights: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def dequantize(stored: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns the float32 weights of what `quantize` gave; a matrix without its scales is left out."""
-    vectors = {n: v for n, v in stored.items() if v.dtype != np.int8 and not n.endswith(SCALE)}
-    matrices = {n: v * stored[n + SCALE] for n, v in stored.items() if v.dtype == np.int8 and n + SCALE in stored}
-    return {**vectors, **matrices}
+    """Returns the float32 weights of what `quantize` gave; a matrix without a scale for each row is left out."""
+    weights: dict[str, Array] = {}
+    for name, value in stored.items():
+        scale = stored.get(name + SCALE)
+        if value.dtype != np.int8:
+            weights |= {} if name.endswith(SCALE) else {name: value}
+        elif scale is not None and scale.shape == (len(value), 1) and np.isfinite(scale).all():
+            weights[name] = value * scale
+    return weights
 
 
 def write_weights(weights: Mapping[str, Array], folder: Path) -> None:
@@ -48,10 +53,24 @@ def write_weights(weights: Mapping[str, Array], folder: Path) -> None:
 
 
 def is_quantized(folder: Path) -> bool:
-    """Tells whether the folder's weights are in this format."""
-    return bool(json.loads((folder / "config.json").read_bytes()).get("weight_storage") == FORMAT)
+    """Tells whether the folder's weights are in this format.
+
+    Raises:
+        ValueError: they are in another one that config.json names.
+    """
+    found = json.loads((folder / "config.json").read_bytes()).get("weight_storage")
+    if found not in (None, FORMAT):
+        raise ValueError(f"its weight_storage is '{found}', wanted '{FORMAT}' or none")
+    return found is not None
 
 
 def read_weights(folder: Path) -> dict[str, Array]:
-    """Returns the float32 weights of a folder that `write_weights` wrote."""
-    return dequantize(load_file(folder / "model.safetensors"))
+    """Returns the float32 weights of a folder that `write_weights` wrote.
+
+    Raises:
+        ValueError: a tensor is of a type that this format does not have.
+    """
+    try:
+        return dequantize(load_file(folder / "model.safetensors"))
+    except TypeError as e:  # numpy knows no bfloat16
+        raise ValueError(f"a tensor is neither int8 nor float32: {e}") from None

@@ -51,3 +51,15 @@ def test_folder_that_was_written_says_its_format_and_is_read_back(tmp_path):
 @pytest.mark.parametrize("weight", [np.zeros((2, 3), np.float32), np.full((2, 3), -7.0, np.float32)])
 def test_rows_without_a_spread_come_back(weight):
     assert np.allclose(dequantize(quantize({"w": weight}))["w"], weight)
+
+
+@pytest.mark.parametrize("scale", [np.ones(5, np.float32), np.ones((1, 1), np.float32), np.full((5, 1), np.nan)])
+def test_matrix_whose_scales_do_not_fit_is_left_out(scale):
+    stored = quantize(WEIGHTS) | {"layer.weight.scale": scale}
+    assert dequantize(stored).keys() == {"norm.weight"}
+
+
+def test_other_format_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"weight_storage": "int4"}))
+    with pytest.raises(ValueError, match="its weight_storage is 'int4', wanted 'int8-rows' or none"):
+        is_quantized(tmp_path)

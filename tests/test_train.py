@@ -98,6 +98,37 @@ def test_cut_off_run_goes_on_from_its_finished_stages(data, tmp_path):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
+def test_finished_stage_is_not_taken_for_cards_that_changed(data, tmp_path):
+    sizes = train.teacher_of(TINY, 0, larger=True)
+    train.Line(data, "cpu", tmp_path, print).stories(sizes)
+    before = {path.name for path in tmp_path.iterdir()}
+    cards = [dataclasses.replace(data.cards[0], effect="+6 điểm cho Làng"), *data.cards[1:]]
+    changed = train.Data(data.tokenizer, {"nature-x": ["Mưa to."] * 200}, ["Gió to."], cards)
+    changed.text = data.text
+    train.Line(changed, "cpu", tmp_path, print).stories(sizes)
+    assert len({path.name for path in tmp_path.iterdir()} - before) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weight_storage": "int4"}, "its weight_storage is 'int4'"),
+        ({"model_type": "vit"}, "'vit' is no causal language model"),
+    ],
+)
+def test_base_in_8_bits_that_is_none_is_an_error_that_says_so(data, tmp_path, change, says):
+    from gonbuild.base import BaseFiles
+    from gonbuild.errors import InputError
+    from gonbuild.model import load_base
+    from gonbuild.settings import ModelSettings
+
+    train.save(train.build_model(TINY), data.tokenizer, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InputError, match=f"the base cannot be loaded: {says}"):
+        load_base(BaseFiles("tiny", tmp_path), ModelSettings(), threads=1)
+
+
 def test_too_few_story_rows_for_a_step_are_an_error(data):
     batches = train.story_batches(data, dataclasses.replace(TINY, story_rows=1000))
     with pytest.raises(ValueError, match="story rows of at most 400 tokens; a step takes 1000"):

@@ -1,7 +1,7 @@
 """Train gon-nano, the embedded base model, and its tokenizer from the corpus and the card stories, in one command.
 
 A tool, not part of the package: nothing in gonbuild may import it. It fetches nothing and reads only the folders it
-is given.
+is given, the templates and the held-out names.
 
     python gonbuild/nano/train.py --corpus DIR --stories DIR --cards FILE_OR_DIR --out DIR
 
@@ -579,7 +579,9 @@ class Stages:
     def __init__(self, folder: Path | None, data: Data, say: Callable[..., None]) -> None:
         self.folder, self.say = folder, say
         self._done: dict[str, State] = {}
-        self._read = [hashlib.sha256(data.text.cpu().numpy().tobytes()).hexdigest(), [c.stories for c in data.cards]]
+        prompts = [data.prompts.render(card) for card in (None, *data.cards)]
+        read = [data.tokenizer.backend_tokenizer.to_str(), data.cards, prompts]
+        self._read = hashlib.sha256(data.text.cpu().numpy().tobytes() + repr(read).encode()).hexdigest()
 
     def get(self, name: str, inputs: Sequence[object], make: Callable[[], State]) -> State:
         """Return the weights of a stage, made now unless those of the same inputs and data are there."""
@@ -641,7 +643,8 @@ class Line:
 
     def _model(self, sizes: Recipe) -> MistralForCausalLM:
         """Return a model to train, one for each shape: it is compiled once."""
-        shape = (sizes.width, sizes.layers, sizes.mlp, sizes.dropout)
+        heads = sizes.heads, sizes.kv_heads
+        shape = (sizes.vocabulary, sizes.width, sizes.layers, heads, sizes.mlp, sizes.context, sizes.dropout)
         if shape not in self._models:
             self._models[shape] = build_model(sizes).to(self.device)
         return self._models[shape]
