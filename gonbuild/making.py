@@ -143,4 +143,7 @@ def adapter_folder(ws: Workspace, key: str = "", progress: Progress = quiet) -> 
     if key != ws.adapter_key:
         what = f"adapter {key[:8]} was damaged in the store and is no longer the current one"
         raise MachineError(Problem("", what, "Run the build again: it now uses the current adapter."))
-    return ws.store.put("adapter", key, ws.adapter_inputs, lambda aside: ws.models.train(ws.rows, aside, progress))
+    with ws.store.scratch("training", key) as work:
+        return ws.store.put(
+            "adapter", key, ws.adapter_inputs, lambda aside: ws.models.train(ws.rows, aside, work, progress)
+        )

@@ -189,8 +189,8 @@ def model_options(settings: ModelSettings) -> dict[str, Any]:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_use_double_quant=settings.double_quantization,
+            bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
         )
     return options
 

@@ -35,14 +35,19 @@ class Models:
         """Returns the names of example cards that no model here is trained on."""
         return frozenset((NANO_FOLDER / "held-out.txt").read_text(encoding="utf-8").split("\n")) - {""}
 
-    def train(self, rows: Sequence[Row], folder: Path, progress: Progress) -> None:
-        """Trains an adapter on the rows and writes it, with its loss curve, into an empty folder."""
+    def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> None:
+        """Trains an adapter on the rows and writes it, with its loss curve, into an empty folder.
+
+        Checkpoints go into `work`, and a training that left some there goes on from the last.
+        """
         progress(LOADING, 0, 1)
-        from gonbuild.training import train_adapter
+        from gonbuild.training import Journal, train_adapter
 
         base = self._base
         progress(LOADING, 1, 1)
-        training = train_adapter(base, rows, self._settings.adapter, folder, progress)
+        machine = self._settings.machine
+        journal = Journal(work, machine.checkpoint_updates, machine.report_to)
+        training = train_adapter(base, rows, self._settings.adapter, folder, progress, journal)
         (folder / "training.json").write_text(json.dumps(asdict(training), indent=1) + "\n", encoding="utf-8")
 
     def generate(

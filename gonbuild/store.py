@@ -17,7 +17,7 @@ from gonbuild.errors import MachineError, Problem
 from gonbuild.records import canonical, digest
 
 MANIFEST = "manifest.json"
-KINDS = ("adapter", "candidates", "identity", "library", "packs", "quarantine")
+KINDS = ("adapter", "candidates", "identity", "library", "packs", "quarantine", "training")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,17 @@ class Store:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return target
+
+    @contextlib.contextmanager
+    def scratch(self, kind: str, key: str) -> Iterator[Path]:
+        """Lends a folder for long work under a key: it stays, as the only one of its kind, until the work has ended."""
+        folder = self.root / kind / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.parent.iterdir():
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
     def inputs(self, kind: str, key: str) -> Any:
         """Returns the inputs that an entry was made from, None where it is not there."""

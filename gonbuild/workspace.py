@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 1, 1, 2, 2
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 2, 1, 2, 2
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Workspace:
         return {
             "base": self.models.identity(),
             "rows": dict(self.scan.rows),
-            "model": self.settings.model.model_dump(include={"dtype", "quantization"}),
+            "model": self.settings.model.model_dump(include={"dtype", "quantization", "double_quantization"}),
             "adapter": self.settings.adapter.model_dump(mode="json"),
             "step": ADAPTER_STEP,
         }

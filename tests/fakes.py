@@ -77,7 +77,7 @@ class FakeModels:
     def held_out(self) -> frozenset[str]:
         return frozenset()
 
-    def train(self, rows: Sequence[Row], folder: Path, progress: Progress) -> None:
+    def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> None:
         self.log.append(f"train {len(rows)}")
         progress("training", 1, 1)
         (folder / "adapter_model.safetensors").write_bytes(hashlib.sha256(repr(rows).encode()).digest())

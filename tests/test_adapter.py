@@ -9,6 +9,7 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_base
+from torch.utils.data import DataLoader
 from trl import SFTConfig, SFTTrainer
 
 from gonbuild.adapter import attach_adapter, detach_adapter
@@ -17,7 +18,7 @@ from gonbuild.errors import InputError, MachineError
 from gonbuild.model import load_base, rows_are_exact
 from gonbuild.records import Row
 from gonbuild.settings import AdapterSettings, ModelSettings
-from gonbuild.training import _config, _labelled, _lora, train_adapter
+from gonbuild.training import Journal, _Batches, _config, _lora, train_adapter
 
 PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
 STORIES = [
@@ -125,18 +126,35 @@ def test_rows_are_labelled_as_trl_labels_them(folder, base, tmp_path):
         assert [-100] * start + ids[start:] == wanted["labels"]
 
 
+class InOurOrder(SFTTrainer):
+    """trl's own trainer, with nothing changed but the order of the rows."""
+
+    def __init__(self, rows, settings, **options):
+        super().__init__(train_dataset=Dataset.from_list(rows), **options)
+        self.batches = _Batches([len(row["input_ids"]) for row in rows], settings, lambda: int(self.state.epoch or 0))
+
+    def get_train_dataloader(self):
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
-def test_losses_are_those_of_trl(folder, base, trained, tmp_path):
-    """trl's own trainer with the same options, on the first update."""
-    torch.manual_seed(0)
-    told = [_labelled(*base.encode_row(row)) for row in ROWS]
-    options = _config(base, SETTINGS.model_copy(update={"dropout": 0.0}), tmp_path)
-    theirs = SFTTrainer(
-        base.model, options, train_dataset=Dataset.from_list(told), processing_class=base.tokenizer,
-        peft_config=_lora(base, SETTINGS.model_copy(update={"dropout": 0.0})),
-    )  # fmt: skip
+@pytest.mark.parametrize("change", [{}, {"batch_size": 3, "accumulation": 2}], ids=["one pass", "accumulated"])
+def test_losses_are_those_of_trl(folder, tmp_path, change):
+    settings = SETTINGS.model_copy(update={"dropout": 0.0, **change})
+    base = load(folder)
+    encoded = [base.encode_row(row) for row in ROWS]
+    torch.manual_seed(settings.seed)
+    theirs = InOurOrder(
+        [{"input_ids": ids, "labels": [-100] * start + ids[start:]} for ids, start in encoded],
+        settings,
+        model=base.model,
+        args=_config(base, settings, tmp_path, Journal()),
+        processing_class=base.tokenizer,
+        peft_config=_lora(base, settings),
+    )
+    theirs.args.remove_unused_columns = True
     theirs.train()
-    ours = train_adapter(load(folder), ROWS, SETTINGS.model_copy(update={"dropout": 0.0}), tmp_path)
+    ours = train_adapter(load(folder), ROWS, settings, tmp_path)
     assert [log["loss"] for log in theirs.state.log_history if "loss" in log] == pytest.approx(
         [loss for _, loss in ours.losses], rel=1e-4
     )
@@ -178,6 +196,53 @@ def test_diverged_training_stops_and_writes_no_adapter(base, tmp_path):
     with pytest.raises(MachineError, match="training diverged: the loss of update 1 is nan"):
         train_adapter(base, ROWS, SETTINGS, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def stop_after(updates: int):
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "training" and done == updates:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("change", [{}, {"batch_size": 2, "accumulation": 2}], ids=["one pass", "accumulated"])
+@pytest.mark.parametrize("stop", [2, 4, 5], ids=["in the first epoch", "in the second", "between checkpoints"])
+def test_interrupted_training_goes_on_to_the_same_adapter(folder, tmp_path, stop, change):
+    settings = SETTINGS.model_copy(update=change)
+    whole, work, resumed = tmp_path / "whole", tmp_path / "work", tmp_path / "resumed"
+    wanted = train_adapter(load(folder), ROWS, settings, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(load(folder), ROWS, settings, tmp_path / "lost", stop_after(stop), Journal(work, every=2))
+    told = []
+    found = train_adapter(
+        load(folder), ROWS, settings, resumed, lambda *step: told.append(step[1]), Journal(work, every=2)
+    )
+    assert told[0] == stop - (stop % 2 or 2)  # a stop comes before its update's checkpoint
+    assert found.losses == wanted.losses
+    assert weights(resumed) == weights(whole)
+
+
+def test_half_written_checkpoint_is_passed_over(folder, tmp_path):
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(load(folder), ROWS, SETTINGS, tmp_path / "lost", stop_after(5), Journal(work, every=2))
+    (work / "checkpoint-4" / "trainer_state.json").write_text("{")
+    told = []
+    train_adapter(load(folder), ROWS, SETTINGS, tmp_path / "a", lambda *step: told.append(step[1]), Journal(work, 2))
+    assert told[0] == 2
+
+
+def test_diverged_training_keeps_the_checkpoint_before(base, tmp_path):
+    work = tmp_path / "work"
+
+    def poison(what: str, done: int, total: int) -> None:
+        if what == "training" and done == 3:
+            base.model.model.norm.weight.data.fill_(float("nan"))
+
+    with pytest.raises(MachineError, match="the loss of update 4 is nan.* The last good checkpoint is kept: .*-2"):
+        train_adapter(base, ROWS, SETTINGS, tmp_path / "lost", poison, Journal(work, every=2))
+    assert [p.name for p in work.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own

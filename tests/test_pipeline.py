@@ -247,8 +247,15 @@ def test_files_that_no_build_wrote_stay_in_the_packs_folder(tmp_path: Path) -> N
 
 
 SETTINGS_AND_KEYS = {
-    "adapter": ("model.dtype", "model.quantization", "dataset.variants", "adapter.*"),
-    "candidates": ("model.dtype", "model.quantization", "dataset.variants", "adapter.*", "sampling.*"),
+    "adapter": ("model.dtype", "model.quantization", "model.double_quantization", "dataset.variants", "adapter.*"),
+    "candidates": (
+        "model.dtype",
+        "model.quantization",
+        "model.double_quantization",
+        "dataset.variants",
+        "adapter.*",
+        "sampling.*",
+    ),
     "cards": ("sampling.*", "filters.*", "selection.stories", "selection.card_weight"),
     "packs": ("packs.title",),
     "none": (
