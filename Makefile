@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/gonbuild
 ARGS ?=
+# A shared store on S3, in the settings or the environment, needs its driver.
+EXTRA := $(shell { echo "$$GONBUILD_REMOTE"; grep '^ *remote *=' pyproject.toml; } | grep -q 's3://' && echo s3)
 # What is installed depends on the pinned set and on pyproject.toml above its tools, not on the settings below.
-DEPENDENCIES := $(shell sed '/^\[tool\./,$$d' pyproject.toml | cat - constraints.txt | cksum | cut -d' ' -f1)
+DEPENDENCIES := $(shell sed '/^\[tool\./,$$d' pyproject.toml | cat - constraints.txt | cksum | cut -d' ' -f1)$(EXTRA:%=-%)
 READY := $(VENV)/ready-$(DEPENDENCIES)
 READY_TEST := $(VENV)/ready-test-$(DEPENDENCIES)
 
@@ -68,7 +70,7 @@ $(READY):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV), a few minutes the first time" >&2
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.$(EXTRA:%=[%])'
 	@touch $@
 
 $(READY_TEST): $(READY)

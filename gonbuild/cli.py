@@ -48,6 +48,7 @@ exit codes:
 
 environment:
   GONBUILD_PROFILE  the profile, as --profile         GONBUILD_CACHE   the cache's folder, else build/cache
+  GONBUILD_REMOTE   the shared store's URL            GONBUILD_REMOTE_READ_ONLY=1   send nothing there
 
 examples:
   gonbuild stories                       bring the packs up to date
@@ -143,8 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     schema = command("schema", _schema, "print a JSON Schema for editors, or the settings table")
     schema.add_argument("what", choices=["cards", "settings", "table"], nargs="?", default="cards")
     command("doctor", _doctor, "say what this machine can run")
-    cache = command("cache", _cache, "list what is kept, or clear it")
-    cache.add_argument("what", choices=["list", "clear"], nargs="?", default="list")
+    cache = command("cache", _cache, "list what is kept, clear it, or push today's adapter to the shared store")
+    cache.add_argument("what", choices=["list", "clear", "push"], nargs="?", default="list")
     return parser
 
 
@@ -294,6 +295,12 @@ def _cache(args: argparse.Namespace) -> int:
         store.clear(project.settings.machine.lock_timeout_s)
         print(f"cleared {_short_path(store.root)}")
         return EXIT_DONE
+    if args.what == "push":
+        with Bars() as progress:
+            key = project.push(progress)
+        if key:
+            print(f"adapter {key[:8]} is in {project.settings.cache.remote}")
+        return EXIT_DONE if key else EXIT_MACHINE
     entries = store.entries()
     for entry in entries:
         print(f"{entry.kind:<12} {entry.key[:16]}  {entry.size / 1e6:9.2f} MB")

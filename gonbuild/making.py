@@ -135,15 +135,21 @@ def draw_round(
 
 
 def adapter_folder(ws: Workspace, key: str = "", progress: Progress = quiet) -> Path:
-    """Returns the folder of an adapter, the current one by default; trains that one where the store lacks it."""
+    """Returns the folder of an adapter, the current one by default, from the store or else from the remote.
+
+    Trains the current one where neither has it, and sends it to the remote once the store holds it.
+    """
     key = key or ws.adapter_key
-    folder = ws.store.get("adapter", key)
+    folder = ws.store.get("adapter", key) or ws.remote.pull(key, progress)
     if folder is not None:
         return folder
     if key != ws.adapter_key:
         what = f"adapter {key[:8]} was damaged in the store and is no longer the current one"
         raise MachineError(Problem("", what, "Run the build again: it now uses the current adapter."))
     with ws.store.scratch("training", key) as work:
-        return ws.store.put(
+        folder = ws.store.put(
             "adapter", key, ws.adapter_inputs, lambda aside: ws.models.train(ws.rows, aside, work, progress)
         )
+    if ws.settings.cache.push:
+        ws.remote.push(key, progress)
+    return folder

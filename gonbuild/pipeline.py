@@ -17,6 +17,7 @@ from gonbuild.packs import Line, Lock
 from gonbuild.plan import GENERATE, KEEP, RELOCK, SELECT, Plan, Situation, make_plan
 from gonbuild.plan import diff as diff_in_words
 from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
+from gonbuild.remote import Remote
 from gonbuild.report import card_history, dropped_jsonl, eval_markdown
 from gonbuild.settings import Settings, load_settings
 from gonbuild.store import Store, write_aside
@@ -44,16 +45,20 @@ class Built:
 class Project:
     """A folder with `cards/`, `templates/` and `[tool.gonbuild]`, ready to plan and build.
 
-    `models` is the road to base, adapter and engine; tests put a fake there.
+    `models` is the road to base, adapter and engine, `remote` the one to the store that machines share; tests put fakes
+    there.
     """
 
-    def __init__(self, root: Path, settings: Settings, store: Store, models: Models | None = None) -> None:
+    def __init__(
+        self, root: Path, settings: Settings, store: Store, models: Models | None = None, remote: Remote | None = None
+    ) -> None:
         self.root, self.settings, self.store = root, settings, store
         self.models = models or Models(root, settings, store)
+        self.remote = remote or Remote(settings.cache, store)
 
     def workspace(self) -> Workspace:
         """Returns a fresh look at the folder."""
-        return Workspace(self.root, self.settings, self.store, self.models)
+        return Workspace(self.root, self.settings, self.store, self.models, self.remote)
 
     def plan(self, refresh: Collection[str] = ()) -> Plan:
         """Returns what a build would do and why; `refresh` names cards that shall be made anew (`all` for all).
@@ -100,11 +105,27 @@ class Project:
         return card_history(steps[card], line, ws.stories(line) if line else (), ws.read(DROPPED))
 
     def train(self, progress: Progress = quiet) -> Path:
-        """Trains the adapter that today's cards and settings ask for, unless the store has it; returns its folder."""
+        """Trains the adapter that today's inputs ask for, unless store or remote has it; returns its folder."""
         from gonbuild.making import adapter_folder
 
         with self.store.lock(self.settings.machine.lock_timeout_s):
             return adapter_folder(self.workspace(), progress=progress)
+
+    def push(self, progress: Progress = quiet) -> str:
+        """Sends today's adapter from the store to the remote; returns its key, or nothing where a warning says why not.
+
+        Raises:
+            InputError: no remote is set, or the store does not have the adapter.
+        """
+        key = self.workspace().adapter_key
+        if not self.settings.cache.remote:
+            raise InputError(
+                Problem("", "no remote is set", "Wanted cache.remote in the settings, or GONBUILD_REMOTE.")
+            )
+        if self.store.get("adapter", key) is None:
+            what = f"adapter {key[:8]}, which today's cards and settings ask for, is not in the cache"
+            raise InputError(Problem("", what, "`gonbuild train` makes it, and sends it."))
+        return key if self.remote.push(key, progress) else ""
 
     def evaluate(self, progress: Progress = quiet) -> dict[str, Any]:
         """Measures base and adapter on held-out cards, and candidates and stories of today's; writes build/report.
@@ -181,6 +202,7 @@ def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
         still_passes=lambda card: _still_pass(ws, card),
         pack_reasons=lambda: tuple(f"{name}: {why}" for name, why in ws.changed_packs.items()),
         refresh=frozenset(ids if "all" in refresh else refresh),
+        remote=ws.settings.cache.remote,
     )
     return make_plan(situation, ws.scan.notes)
 

@@ -78,6 +78,8 @@ class Situation:
     pack_reasons: Callable[[], tuple[str, ...]]
     """Why the pack files differ from what lock, cards and templates give; asked only when no card changes."""
     refresh: frozenset[str] = frozenset()
+    remote: str = ""
+    """URL of the store that machines share; a plan asks it nothing."""
 
 
 def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
@@ -98,8 +100,10 @@ def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
 def _adapter_step(cards: Iterable[Step], s: Situation) -> Step:
     if s.has_adapter(s.adapter):
         return Step("adapter", REUSE, (), s.adapter)
-    needed = any(step.action == GENERATE for step in cards)
-    return Step("adapter", TRAIN if needed else IDLE, s.adapter_reasons, s.adapter)
+    if all(step.action != GENERATE for step in cards):
+        return Step("adapter", IDLE, s.adapter_reasons, s.adapter)
+    fetched = (f"fetched instead if {s.remote} has it",) if s.remote else ()
+    return Step("adapter", TRAIN, (*s.adapter_reasons, *fetched), s.adapter)
 
 
 def _notes(kept: Iterable[Line], s: Situation) -> tuple[str, ...]:

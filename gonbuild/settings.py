@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
 
@@ -186,6 +186,35 @@ class MachineSettings(Stage):
     """seconds to wait for another build of this checkout"""
 
 
+class CacheSettings(Stage):
+    """Where machines share adapters: part of no key."""
+
+    remote: str = ""
+    """shared store of adapters, fsspec URL (`s3://bucket/prefix`, `file:///folder`); empty for none"""
+    push: bool = True
+    """send adapters that were trained here there; never in a pull request"""
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """seconds to wait for an answer of the shared store; then the build goes on without it"""
+
+    @field_validator("remote")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        if wrong := _wrong_url(url):
+            raise ValueError(wrong)
+        return url
+
+
+def _wrong_url(url: str) -> str:
+    """Says what is wanted of a shared store's URL that is none, without repeating what may be a secret."""
+    if re.match(r"[^/]*://[^/]*:[^/]*@", url):
+        return "wanted no password in a URL; the driver takes it from its own environment"
+    if url.startswith("file:") and not url.startswith("file:///"):
+        return "wanted an absolute path, file:///folder"
+    if url and not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S+", url):
+        return "wanted a URL such as s3://bucket/prefix or file:///folder"
+    return ""
+
+
 class Settings(Stage):
     """All of `[tool.gonbuild]`."""
 
@@ -199,6 +228,7 @@ class Settings(Stage):
     selection: SelectionSettings = SelectionSettings()
     packs: PackSettings = PackSettings()
     machine: MachineSettings = MachineSettings()
+    cache: CacheSettings = CacheSettings()
 
 
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
@@ -236,7 +266,8 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
 def load_settings(root: Path, profile: str | None = None) -> Settings:
     """Reads `[tool.gonbuild]` of `root/pyproject.toml` over the profile's defaults.
 
-    The profile is the argument, else `GONBUILD_PROFILE`, else the file's, else `nano`.
+    The profile is the argument, else `GONBUILD_PROFILE`, else the file's, else `nano`. `GONBUILD_REMOTE` goes before
+    the file's `cache.remote`.
 
     Raises:
         InputError: no file, bad TOML, unknown keys (with the near name) or values out of range; all of them at once.
@@ -253,8 +284,16 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
         if name:
             if name not in PROFILES:
                 raise InputError(_unknown_profile(source, name))
-            return parse_settings({**table, "profile": name}, text)
-    return parse_settings(table, text)
+            table = {**table, "profile": name}
+            break
+    return _with_remote(parse_settings(table, text), os.environ.get("GONBUILD_REMOTE", ""))
+
+
+def _with_remote(settings: Settings, url: str) -> Settings:
+    if wrong := _wrong_url(url):
+        raise InputError(Problem("GONBUILD_REMOTE", "no URL of a shared store", _sentence(wrong)))
+    cache = settings.cache.model_copy(update={"remote": url or settings.cache.remote})
+    return settings.model_copy(update={"cache": cache})
 
 
 def _table(value: dict[str, Any], name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ It knows nothing of cards or models, and a damaged entry is a miss, never an err
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ class Store:
 
     def has(self, kind: str, key: str) -> bool:
         """Tells whether an entry is there, by its manifest and file sizes alone: cheap enough for a plan."""
-        manifest = self._manifest(kind, key)
+        manifest = self.manifest(kind, key)
         folder = self.root / kind / key
         return manifest is not None and all(
             (folder / name).is_file() and (folder / name).stat().st_size == told["size"]
@@ -50,7 +51,7 @@ class Store:
         folder = self.root / kind / key
         if not folder.is_dir():
             return None
-        manifest = self._manifest(kind, key)
+        manifest = self.manifest(kind, key)
         damage = "no readable manifest" if manifest is None else _damage(folder, manifest)
         if not damage:
             return folder
@@ -70,10 +71,9 @@ class Store:
             fill(aside)
             files = {}
             for path in sorted(p for p in aside.rglob("*") if p.is_file()):
-                data = path.read_bytes()
                 _sync(path)
-                files[path.relative_to(aside).as_posix()] = {"sha256": digest(data), "size": len(data)}
-            write_aside(aside / MANIFEST, _json({"files": files, "inputs": inputs, "key": key, "kind": kind}))
+                files[path.relative_to(aside).as_posix()] = {"sha256": _sha256(path), "size": path.stat().st_size}
+            write_aside(aside / MANIFEST, manifest_bytes(kind, key, inputs, files))
             try:
                 aside.rename(target)
             except OSError:
@@ -97,7 +97,7 @@ class Store:
 
     def inputs(self, kind: str, key: str) -> Any:
         """Returns the inputs that an entry was made from, None where it is not there."""
-        manifest = self._manifest(kind, key)
+        manifest = self.manifest(kind, key)
         return manifest["inputs"] if manifest else None
 
     def read_json(self, kind: str, key: str) -> Any:
@@ -150,7 +150,8 @@ class Store:
                 if (self.root / kind).is_dir():
                     shutil.rmtree(self.root / kind)
 
-    def _manifest(self, kind: str, key: str) -> Any:
+    def manifest(self, kind: str, key: str) -> Any:
+        """Returns what an entry says of itself, None where it is not there: `files`, `inputs`, `key` and `kind`."""
         try:
             manifest = json.loads((self.root / kind / key / MANIFEST).read_bytes())
             sound = manifest["key"] == key and all(
@@ -194,16 +195,23 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _json(value: Any) -> bytes:
+def manifest_bytes(kind: str, key: str, inputs: Any, files: Any) -> bytes:
+    """Returns the manifest of an entry as it is written, here and in a remote."""
+    value = {"files": files, "inputs": inputs, "key": key, "kind": kind}
     return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:  # adapters are some hundred MB: hashed as they are read, never held
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damage(folder: Path, manifest: Any) -> str:
     for name, told in manifest["files"].items():
         try:
-            data = (folder / name).read_bytes()
+            found = _sha256(folder / name)
         except OSError:
             return f"{name} is missing"
-        if digest(data) != told["sha256"]:
+        if found != told["sha256"]:
             return f"{name} does not match its sha256"
     return ""

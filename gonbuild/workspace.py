@@ -13,6 +13,7 @@ from gonbuild import packs
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
 from gonbuild.records import Card, Deck, Row, Story, digest
+from gonbuild.remote import Remote
 from gonbuild.settings import Settings
 from gonbuild.store import Store
 
@@ -43,8 +44,8 @@ class Scan:
 class Workspace:
     """A project's inputs, read when first asked for; one object sees one state of the folder."""
 
-    def __init__(self, root: Path, settings: Settings, store: Store, models: Models) -> None:
-        self.root, self.settings, self.store, self.models = root, settings, store, models
+    def __init__(self, root: Path, settings: Settings, store: Store, models: Models, remote: Remote) -> None:
+        self.root, self.settings, self.store, self.models, self.remote = root, settings, store, models, remote
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes, none where there is no such file."""

@@ -267,6 +267,7 @@ SETTINGS_AND_KEYS = {
         "dataset.seed",
         "selection.rounds",
         "machine.*",
+        "cache.*",
     ),
 }
 """Setting -> what it moves; base, examples and rounds do so through the base's identity, the rows and short cards."""
