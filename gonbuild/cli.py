@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gonbuild import __version__
 from gonbuild.errors import (
     EXIT_DONE,
+    EXIT_INPUT,
     EXIT_INTERRUPTED,
     EXIT_MACHINE,
     EXIT_UNFINISHED,
@@ -24,6 +25,7 @@ from gonbuild.errors import (
     MachineError,
     Problem,
 )
+from gonbuild.ranks import process, processes
 
 if TYPE_CHECKING:
     from gonbuild.pipeline import Project
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "P
     args.load = load
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if processes() > 1 and args.run is not _train:
+            what = f"{processes()} processes were started, and together they can only train"
+            raise InputError(Problem("", what, "Launch `gonbuild train`, then run this command without the launcher."))
         code: int = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -91,6 +96,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "P
 def _fail(text: str, code: int, args: argparse.Namespace) -> int:
     if args.debug:
         traceback.print_exc()
+    if process() and code == EXIT_INPUT:
+        return code  # the first process says it too
     for line in text.splitlines():
         print(f"gonbuild: {_visible(line)}", file=sys.stderr)
     return code
@@ -194,7 +201,8 @@ def _train(args: argparse.Namespace) -> int:
     project = _project(args)
     with Bars() as progress:
         folder = project.train(progress)
-    print(f"adapter {folder.name[:8]} is in {_short_path(folder)}")
+    if not process():
+        print(f"adapter {folder.name[:8]} is in {_short_path(folder)}")
     return EXIT_DONE
 
 
@@ -387,7 +395,8 @@ class Bars:
     def __call__(self, what: str, done: int, total: int) -> None:
         # Who closed stderr has no use for progress, and wants the packs still.
         with contextlib.suppress(BrokenPipeError):
-            self._show(what, done, total)
+            if not process():
+                self._show(what, done, total)
 
     def _show(self, what: str, done: int, total: int) -> None:
         if not sys.stderr.isatty():

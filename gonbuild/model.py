@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gonbuild.ranks import device_index, processes
+
 # Read once, when the libraries below are first imported. MKL_CBWR makes a row's result independent of the other rows
 # and of the thread count on Intel; the CUBLAS one does the same for repeated runs on a GPU.
 for _name, _value in {
     "MKL_CBWR": "AVX2,STRICT",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "CUDA_VISIBLE_DEVICES": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -24,6 +25,8 @@ for _name, _value in {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+if processes() == 1:  # else the Trainer would spread a single process's batches over all that it sees
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +108,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """Looks at memory and devices, without allocating anything on them."""
-    gpu = torch.cuda.mem_get_info(0)[0] / GIB if torch.cuda.is_available() else None
+    gpu = torch.cuda.mem_get_info(device_index())[0] / GIB if torch.cuda.is_available() else None
     quantizer = False
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         quantizer = bool(importlib.metadata.version("bitsandbytes"))
@@ -158,7 +161,8 @@ def load_base(files: BaseFiles, settings: ModelSettings, threads: int, machine: 
         raise InputError(Problem(files.name, what, "Wanted weights that fit config.json."))
     _fit_tokenizer(tokenizer, files)
     model.eval().requires_grad_(False)
-    return Base(model, tokenizer, files, torch.device(settings.device), getattr(torch, settings.dtype))
+    device = torch.device("cuda", device_index()) if settings.device == "cuda" else torch.device("cpu")
+    return Base(model, tokenizer, files, device, getattr(torch, settings.dtype))
 
 
 def _read_model(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
@@ -184,7 +188,7 @@ def model_options(settings: ModelSettings) -> dict[str, Any]:
         "trust_remote_code": False,
     }
     if settings.device == "cuda":
-        options["device_map"] = {"": 0}
+        options["device_map"] = {"": device_index()}
     if settings.quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

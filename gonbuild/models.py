@@ -4,6 +4,7 @@ The pipeline talks to this class alone, so a test can put a small fake in its pl
 """
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gonbuild.base import NANO_FOLDER, identity_inputs, locate_base
-from gonbuild.records import Candidate, Progress, Request, Row
+from gonbuild.ranks import processes
+from gonbuild.records import Candidate, Progress, Request, Row, quiet
 from gonbuild.settings import PROFILES, Settings, parse_settings
 from gonbuild.store import Store
 
@@ -23,6 +25,7 @@ class Models:
 
     def __init__(self, root: Path, settings: Settings, store: Store) -> None:
         self._root, self._settings, self._store = root, settings, store
+        self._agreed = False
 
     def identity(self) -> str:
         """Returns what identifies the base, its weights' hash remembered while the files stay as they are."""
@@ -40,15 +43,36 @@ class Models:
 
         Checkpoints go into `work`, and a training that left some there goes on from the last.
         """
+        if processes() > 1:
+            self._agree(train=True)
+        training = self._train(rows, folder, work, progress)
+        (folder / "training.json").write_text(json.dumps(asdict(training), indent=1) + "\n", encoding="utf-8")
+
+    def help(self, rows: Sequence[Row], work: Path) -> None:
+        """Trains with the first process of the launch, if that one calls for it before it lets the others go."""
+        if self._agree(train=False):
+            with tempfile.TemporaryDirectory() as folder:
+                self._train(rows, Path(folder), work, quiet)
+
+    def let_go(self) -> None:
+        """Tells the other processes of the launch, if there are any that wait, that no training is wanted."""
+        if processes() > 1 and not self._agreed:
+            self._agree(train=False)
+
+    def _agree(self, *, train: bool) -> bool:
+        from gonbuild.training import agree
+
+        self._agreed = True
+        return agree(train=train)
+
+    def _train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> Any:
         progress(LOADING, 0, 1)
         from gonbuild.training import Journal, train_adapter
 
-        base = self._base
+        base, machine = self._base, self._settings.machine
         progress(LOADING, 1, 1)
-        machine = self._settings.machine
         journal = Journal(work, machine.checkpoint_updates, machine.report_to)
-        training = train_adapter(base, rows, self._settings.adapter, folder, progress, journal)
-        (folder / "training.json").write_text(json.dumps(asdict(training), indent=1) + "\n", encoding="utf-8")
+        return train_adapter(base, rows, self._settings.adapter, folder, progress, journal)
 
     def generate(
         self, folder: Path, requests: Sequence[Request], progress: Progress

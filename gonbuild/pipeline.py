@@ -16,6 +16,7 @@ from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
 from gonbuild.plan import GENERATE, KEEP, RELOCK, SELECT, Plan, Situation, make_plan
 from gonbuild.plan import diff as diff_in_words
+from gonbuild.ranks import process
 from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
 from gonbuild.remote import Remote
 from gonbuild.report import card_history, dropped_jsonl, eval_markdown
@@ -105,11 +106,20 @@ class Project:
         return card_history(steps[card], line, ws.stories(line) if line else (), ws.read(DROPPED))
 
     def train(self, progress: Progress = quiet) -> Path:
-        """Trains the adapter that today's inputs ask for, unless store or remote has it; returns its folder."""
+        """Trains the adapter that today's inputs ask for, unless store or remote has it; returns its folder.
+
+        Of the processes of one launch the first does so, and the others train with it.
+        """
         from gonbuild.making import adapter_folder
 
+        if process():
+            ws = self.workspace()
+            self.models.help(ws.rows, self.store.root / "training" / ws.adapter_key)
+            return self.store.root / "adapter" / ws.adapter_key
         with self.store.lock(self.settings.machine.lock_timeout_s):
-            return adapter_folder(self.workspace(), progress=progress)
+            folder = adapter_folder(self.workspace(), progress=progress)
+        self.models.let_go()
+        return folder
 
     def push(self, progress: Progress = quiet) -> str:
         """Sends today's adapter from the store to the remote; returns its key, or nothing where a warning says why not.

@@ -147,7 +147,7 @@ def _repeatable() -> Iterator[None]:
 
 def agree(*, train: bool) -> bool:
     """Agrees among the processes of a launch whether to train: what the first one says, all return."""
-    PartialState()  # makes the process group
+    PartialState(cpu=not torch.cuda.is_available())  # makes the process group
     word = [train]
     broadcast_object_list(word)
     return word[0]

@@ -67,6 +67,7 @@ class FakeModels:
 
     def __init__(self, bad: Sequence[str] = (), base: str = "fake-base-1") -> None:
         self.log: list[str] = []
+        self.others_wait = True
         self.bad = set(bad)
         """Cards whose candidates tell no effect."""
         self.base = base
@@ -81,6 +82,12 @@ class FakeModels:
         self.log.append(f"train {len(rows)}")
         progress("training", 1, 1)
         (folder / "adapter_model.safetensors").write_bytes(hashlib.sha256(repr(rows).encode()).digest())
+
+    def help(self, rows: Sequence[Row], work: Path) -> None:
+        self.log.append(f"help {len(rows)}")
+
+    def let_go(self) -> None:
+        self.others_wait = False
 
     def generate(
         self, folder: Path, requests: Sequence[Request], progress: Progress

@@ -1,0 +1,22 @@
+"""Owns what a process knows of the others that one launch started for a training; starts none itself.
+
+`accelerate launch` and `torchrun` say it in the environment. The first process plans, prints and writes; the others
+only train with it.
+"""
+
+import os
+
+
+def process() -> int:
+    """Returns this process's number in the launch; the first one, and one that was started alone, is 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def processes() -> int:
+    """Returns how many processes the launch started, 1 where there was none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_index() -> int:
+    """Returns which of its machine's GPUs this process takes."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
