@@ -205,6 +205,14 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]  # the library has no types he
         batches = _Batches(self._lengths, self._settings, lambda: int(self.state.epoch or 0))
         return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=collate)
 
+    def _load_from_checkpoint(self, *args: Any, **options: Any) -> None:
+        """Reads a checkpoint's matrices in the type they were trained in; PEFT makes 32 bits of 16."""
+        types = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
+        super()._load_from_checkpoint(*args, **options)
+        for name, p in self.model.named_parameters():
+            if name in types:
+                p.data = p.data.to(types[name])
+
     def compute_loss(self, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any) -> Any:
         return model(**inputs) * self.args.world_size / num_items_in_batch  # DDP takes the mean of the processes
 

@@ -1,0 +1,55 @@
+"""Trains a tiny base in 4 bits, whole and interrupted; run in an interpreter of its own, as `qlora_check.py`."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import bitsandbytes  # noqa: F401  before gonbuild, which hides it where there is no GPU
+from tiny import write_tiny_base
+
+from gonbuild.adapter import attach_adapter
+from gonbuild.base import BaseFiles
+from gonbuild.engine import generate
+from gonbuild.model import load_base
+from gonbuild.records import Prompt, Request, Row
+from gonbuild.settings import AdapterSettings, ModelSettings, SamplingSettings
+from gonbuild.training import Journal, train_adapter
+
+PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
+ROWS = [Row(f"card-{n}", PROMPT.format(n), f"Cá bơi về lần {n}, Sông thêm 2 điểm.<|end|>") for n in range(10)]
+SETTINGS = AdapterSettings(
+    rank=4, alpha=8, batch_size=4, epochs=2.0, dropout=0.1, last_layers=0, gradient_checkpointing=True
+)
+
+
+def stop(what, done, _total, *_):
+    if what == "training" and done == 5:
+        raise KeyboardInterrupt
+
+
+def weights(folder):
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+folder = Path(tempfile.mkdtemp())
+files = BaseFiles("tiny", write_tiny_base(folder / "tiny", width=64))
+model = ModelSettings(dtype="bfloat16", quantization="nf4")
+base = load_base(files, model, threads=1)
+assert base.quantized
+whole, lost, resumed = (folder / name for name in ("whole", "lost", "resumed"))
+wanted = train_adapter(base, ROWS, SETTINGS, whole)
+assert not hasattr(base.model, "peft_config")
+try:
+    train_adapter(base, ROWS, SETTINGS, lost, stop, Journal(folder / "work", every=2))
+    sys.exit("was not interrupted")
+except KeyboardInterrupt:
+    pass
+found = train_adapter(base, ROWS, SETTINGS, resumed, journal=Journal(folder / "work", every=2))
+assert [step for step, _ in found.losses] == list(range(1, 7))
+assert found.losses == wanted.losses, (found.losses, wanted.losses)
+assert weights(resumed) == weights(whole)
+adapted = attach_adapter(base, whole)
+request = Request("card-1", Prompt(ROWS[1].prompt, PROMPT), 0, 3)
+((_, candidates),) = generate(adapted, [request], SamplingSettings(max_new_tokens=12))
+assert len(candidates) == 3
+print("same")
