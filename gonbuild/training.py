@@ -1,5 +1,6 @@
 """Owns training a LoRA adapter; chooses no rows, samples nothing, and leaves the base as it was."""
 
+import atexit
 import contextlib
 import importlib.metadata
 import json
@@ -147,7 +148,8 @@ def _repeatable() -> Iterator[None]:
 
 def agree(*, train: bool) -> bool:
     """Agrees among the processes of a launch whether to train: what the first one says, all return."""
-    PartialState(cpu=not torch.cuda.is_available())  # makes the process group
+    state = PartialState(cpu=not torch.cuda.is_available())  # makes the process group
+    atexit.register(state.destroy_process_group)
     word = [train]
     broadcast_object_list(word)
     return word[0]
