@@ -242,7 +242,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "device": "cuda",
             "memory_gib": 12.0,
         },
-        "dataset": {"examples": 30000},
+        "dataset": {"examples": 30000, "variants": 4},
         "adapter": {
             "epochs": 3.0,
             "last_layers": 0,
