@@ -1,11 +1,23 @@
-"""Owns variation of training stories: the same story with other numbers, people, words and wordings of its effect.
+"""Owns variation of training stories: which kinds of change are made, and those of numbers and of effects.
 
 It draws from the generator that it is given; whether a varied story still tells its effect, the caller asks.
 """
 
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from gonbuild.clauses import add_detail, reorder
+from gonbuild.records import REGIONS
+from gonbuild.wordings import ACTORS, PLACES, SYNONYMS, exchange
+
+BASE_KINDS = ("base numbers", "base words", "points", "effect", "name")
+"""What the embedded base was made with; another kind, or another order, would draw other stories for its script."""
+
+KINDS = ("numbers", "actors", "places", "synonyms", "order", "detail", "points", "effect", "name")
+"""What training rows are varied by. With the base's, a person may be called by the old pronoun later on, and an effect
+may count more regions than there are."""
 
 SMALL = range(1, 7)
 """What numbers of an effect are exchanged for: the game's own."""
@@ -28,6 +40,7 @@ PAIRS = (
 _REGION = "Rừng|Sông|Đất|Làng"
 _EFFECT_POINTS = re.compile(rf"\b[Đđ]iểm( cho)? (?={_REGION})")
 _SEPARATOR = re.compile(rf"({_REGION})[,.] \+ ?(?=\d)")
+_TOO_MANY_REGIONS = re.compile(rf"\b[{len(REGIONS) + 1}-9] vùng")
 _POINTS = ("điểm cho", "điểm", "Điểm cho")
 _SEPARATORS = (", +", ". +", ", + ", ". + ")
 _TOLD = {
@@ -43,22 +56,19 @@ class Told:
     name: str
     effect: str
     story: str
+    changes: tuple[str, ...] = ()
+    """The kinds of change that made it, in order; none for a story as written."""
 
 
-def vary(told: Told, rng: random.Random, chance: float) -> Told:
-    """Returns the story with each of the changes below made with that chance, independently."""
-    name, effect, story = told.name, told.effect, told.story
-    if rng.random() < chance:
-        effect, story = exchange_numbers(effect, story, rng)
-    if rng.random() < chance:
-        story = exchange_words(name, story, rng)
-    if rng.random() < chance:
-        story = retell_points(story, rng)
-    if rng.random() < chance:
-        effect = reword_effect(effect, rng)
-    if rng.random() < chance / 2:
-        name = name.capitalize()  # cards write both "Tuần Tra Rừng" and "Cháy rừng"
-    return Told(name, effect, story)
+def vary(told: Told, rng: random.Random, chance: float, kinds: Sequence[str] = BASE_KINDS) -> Told:
+    """Returns the story with each kind of change made with that chance, independently, and marked where it changed."""
+    for kind in kinds:
+        # Half the chance for names: cards write both "Tuần Tra Rừng" and "Cháy rừng".
+        if rng.random() < (chance / 2 if kind == "name" else chance):
+            changed = _CHANGES[kind](told, rng)
+            if changed != told:
+                told = replace(changed, changes=(*told.changes, kind))
+    return told
 
 
 def exchange_numbers(effect: str, story: str, rng: random.Random) -> tuple[str, str]:
@@ -107,3 +117,28 @@ def reword_effect(effect: str, rng: random.Random) -> str:
         separator = rng.choice(_SEPARATORS)
         effect = _SEPARATOR.sub(lambda m: m[1] + separator, effect)
     return effect
+
+
+def _numbers(told: Told, rng: random.Random) -> Told:
+    effect, story = exchange_numbers(told.effect, told.story, rng)
+    return replace(told, effect=effect, story=story)
+
+
+def _possible_numbers(told: Told, rng: random.Random) -> Told:
+    changed = _numbers(told, rng)
+    return told if _TOO_MANY_REGIONS.search(changed.effect) else changed
+
+
+_CHANGES: dict[str, Callable[[Told, random.Random], Told]] = {
+    "base numbers": _numbers,
+    "numbers": _possible_numbers,
+    "base words": lambda t, rng: replace(t, story=exchange_words(t.name, t.story, rng)),
+    "actors": lambda t, rng: replace(t, story=exchange(t.name, t.story, ACTORS, rng, alone=True)),
+    "places": lambda t, rng: replace(t, story=exchange(t.name, t.story, PLACES, rng, alone=True)),
+    "synonyms": lambda t, rng: replace(t, story=exchange(t.name, t.story, SYNONYMS, rng)),
+    "order": lambda t, rng: replace(t, story=reorder(t.story, rng)),
+    "detail": lambda t, rng: replace(t, story=add_detail(t.story, rng)),
+    "points": lambda t, rng: replace(t, story=retell_points(t.story, rng)),
+    "effect": lambda t, rng: replace(t, effect=reword_effect(t.effect, rng)),
+    "name": lambda t, _rng: replace(t, name=t.name.capitalize()),
+}

@@ -18,7 +18,7 @@ NEAR_COPY_BLEU = 50.0
 def figures(ws: Workspace, progress: Progress) -> dict[str, Any]:
     """Measures the current adapter: held-out stories, a round of candidates for each card, and the shipped stories."""
     folder = adapter_folder(ws, progress=progress)
-    held_out = ws.example_cards(held_out=True)
+    held_out = ws.split.held_out
     rows = [
         Row(card.name, ws.templates.prompt(card).text, ws.templates.completion(story))
         for card in held_out

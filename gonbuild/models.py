@@ -45,8 +45,11 @@ class Models:
         """
         if processes() > 1:
             self._agree(train=True)
+        from gonbuild.dataset import row_counts
+
         training = self._train(rows, folder, work, progress)
-        (folder / "training.json").write_text(json.dumps(asdict(training), indent=1) + "\n", encoding="utf-8")
+        made = {**asdict(training), "data": row_counts(rows)}
+        (folder / "training.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
     def help(self, rows: Sequence[Row], work: Path) -> None:
         """Trains with the first process of the launch, if that one calls for it before it lets the others go."""

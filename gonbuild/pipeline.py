@@ -213,6 +213,7 @@ def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
         pack_reasons=lambda: tuple(f"{name}: {why}" for name, why in ws.changed_packs.items()),
         refresh=frozenset(ids if "all" in refresh else refresh),
         remote=ws.settings.cache.remote,
+        row_notes=ws.scan.row_notes,
     )
     return make_plan(situation, ws.scan.notes)
 

@@ -80,6 +80,8 @@ class Situation:
     refresh: frozenset[str] = frozenset()
     remote: str = ""
     """URL of the store that machines share; a plan asks it nothing."""
+    row_notes: tuple[str, ...] = ()
+    """What to say of the training rows where an adapter is trained on them."""
 
 
 def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
@@ -94,7 +96,9 @@ def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
         packs = Step("packs", WRITE if reasons else KEEP, reasons)
     kept = [s.lock.lines[step.what] for step in cards if step.action in (KEEP, RELOCK)]
     short = {line.card: line.short for line in kept if line.short}
-    return Plan(_adapter_step(cards, s), tuple(cards), packs, (*notes, *_notes(kept, s)), short)
+    adapter = _adapter_step(cards, s)
+    rows = s.row_notes if adapter.action == TRAIN else ()
+    return Plan(adapter, tuple(cards), packs, (*notes, *rows, *_notes(kept, s)), short)
 
 
 def _adapter_step(cards: Iterable[Step], s: Situation) -> Step:

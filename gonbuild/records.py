@@ -72,6 +72,8 @@ class Row:
     source: str
     prompt: str
     completion: str
+    changes: tuple[str, ...] = field(default=(), repr=False)
+    """How a varied copy differs from its story as written, in the kinds of augment; it moves no key."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class DatasetSettings(Stage):
     seed: Seed = 0
     """which of them are drawn, and how stories are varied"""
     variants: Annotated[int, Field(ge=0, le=100)] = 0
-    """copies of each of the decks' own stories with other numbers, people and wordings"""
+    """varied copies of each of the decks' own stories: other numbers, people, places, words, order, or a detail more"""
 
 
 class AdapterSettings(Stage):
@@ -242,7 +242,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "device": "cuda",
             "memory_gib": 12.0,
         },
-        "dataset": {"examples": 30000},
+        "dataset": {"examples": 30000, "variants": 4},
         "adapter": {
             "epochs": 3.0,
             "last_layers": 0,

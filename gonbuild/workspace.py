@@ -19,11 +19,12 @@ from gonbuild.store import Store
 
 if TYPE_CHECKING:
     from gonbuild.cards import Library
+    from gonbuild.dataset import Split
     from gonbuild.filters import StoryIndex
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 1, 2, 1, 2, 2
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 1, 2, 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Scan:
     rows: Mapping[str, str]
     """Source -> digest of its training rows."""
     notes: tuple[str, ...]
+    row_notes: tuple[str, ...]
+    """What deserves a look before an adapter is trained on the rows."""
 
 
 class Workspace:
@@ -68,16 +71,16 @@ class Workspace:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The adapter's training rows; a story that does not tell its card's effect is none."""
+        """The adapter's training rows: stories that tell their card's effect and are not held out."""
         from gonbuild.dataset import training_rows
         from gonbuild.effects import read_effect, tell
 
         return training_rows(
             self.library.cards,
-            self.example_cards(held_out=False),
+            self.split.training,
             self.templates,
             self.settings.dataset,
-            lambda story, card: not tell(story, read_effect(card.effect)),
+            lambda story, card: not tell(story, read_effect(card.effect)) and self.split.may_train(story),
         )
 
     @cached_property
@@ -88,10 +91,12 @@ class Workspace:
         cards = (*self.library.cards, *self.library.examples)
         return StoryIndex((story, card.effect) for card in cards for story in card.examples)
 
-    def example_cards(self, *, held_out: bool) -> list[Card]:
-        """Returns the example cards that models may train on, or those that none may."""
-        names = self.models.held_out()
-        return [card for card in self.library.examples if (card.name in names) is held_out]
+    @cached_property
+    def split(self) -> "Split":
+        """The example cards that models may train on, and those that none may."""
+        from gonbuild.dataset import split
+
+        return split(self.library.cards, self.library.examples, self.models.held_out())
 
     @cached_property
     def scan(self) -> Scan:
@@ -115,10 +120,11 @@ class Workspace:
             prompts=value["prompts"],
             rows=value["rows"],
             notes=tuple(value["notes"]),
+            row_notes=tuple(value["row_notes"]),
         )
 
     def _scan(self) -> dict[str, Any]:
-        from gonbuild.dataset import row_digests
+        from gonbuild.dataset import row_digests, row_notes
         from gonbuild.effects import read_effect
 
         library = self.library
@@ -145,6 +151,7 @@ class Workspace:
             "prompts": {card: digest([p.text, p.without_card]) for card, p in prompts.items()},
             "rows": row_digests(self.rows),
             "notes": notes,
+            "row_notes": row_notes(self.rows),
         }
 
     # The keys: each a digest of named inputs, which the store keeps beside what was made from them.

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from gonbuild.augment import KINDS
 from gonbuild.cards import read_library
 from gonbuild.chat import import_chat
-from gonbuild.dataset import chat_jsonl, row_digests, training_rows
+from gonbuild.dataset import chat_jsonl, row_counts, row_digests, split, training_rows
 from gonbuild.prompts import load_templates
-from gonbuild.records import Card, Row
+from gonbuild.records import END, Card, Row
 from gonbuild.settings import DatasetSettings
+from gonbuild.wordings import trace
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = load_templates(ROOT)
@@ -112,6 +114,38 @@ def test_variants_are_told_with_their_own_effect_and_do_not_depend_on_other_card
     assert len(plain) < len(rows) <= 6 * len(plain)
     assert {row.source for row in rows} == {"đ", "r"}
     assert training_rows(DECK[1:], (), TEMPLATES, settings) == [row for row in rows if row.source == "r"]
+
+
+def test_variants_alone_are_marked_with_what_was_changed_and_no_digest_depends_on_the_marks():
+    rows = training_rows(DECK, EXAMPLES, TEMPLATES, DatasetSettings(variants=5, examples=7))
+    plain = training_rows(DECK, EXAMPLES, TEMPLATES, DatasetSettings(examples=7))
+    assert [row for row in rows if not row.changes] == plain
+    assert {kind for row in rows for kind in row.changes} <= {*KINDS}
+    assert all(row.source in {"đ", "r"} for row in rows if row.changes)
+    assert row_digests(rows) == row_digests(replace(row, changes=()) for row in rows)
+    counts = row_counts(rows)
+    assert counts.pop("rows") == len(rows)
+    assert counts.pop("varied") == len(rows) - len(plain)
+    assert sum(counts.values()) == sum(len(row.changes) for row in rows)
+
+
+def test_split_is_by_card_and_covers_every_example_card_once():
+    found = split(CARDS, EXAMPLES, {"Thẻ 3", "thẻ  7", "MỘT", "nobody"})
+    assert [card.name for card in found.held_out] == ["Thẻ 3", "Thẻ 7"]
+    assert {*found.training, *found.held_out} == {*EXAMPLES}
+
+
+def test_nothing_of_the_games_held_out_cards_is_among_the_rows_nor_in_varied_copies():
+    library = read_library(ROOT)
+    names = (ROOT / "gonbuild" / "nano" / "held-out.txt").read_text(encoding="utf-8").split("\n")
+    found = split(library.cards, library.examples, {*names} - {""})
+    assert (len(found.held_out), sum(len(card.examples) for card in found.held_out)) == (100, 434)
+    held = {trace(story) for card in found.held_out for story in card.examples}
+    told = [story for card in (*library.cards, *found.training) for story in card.examples]
+    assert not [story for story in told if trace(story) in held or not found.may_train(story)]
+    rows = training_rows(library.cards, (), TEMPLATES, DatasetSettings(variants=4), lambda s, _: found.may_train(s))
+    assert len(rows) > 300
+    assert not {trace(row.completion.removesuffix(END)) for row in rows} & held
 
 
 def test_variant_that_does_not_fit_its_card_as_varied_is_left_out():

@@ -7,6 +7,7 @@ import pytest
 from fakes import make_project
 from tiny import write_tiny_base
 
+from gonbuild.dataset import row_counts
 from gonbuild.pipeline import Built, Project, load_project
 
 # A base of 60,000 random weights writes no Vietnamese: what judges sense is off, what a pack needs is on.
@@ -80,7 +81,9 @@ def test_adapter_lies_in_the_store_as_safetensors_with_its_inputs(built: tuple[P
     assert folder is not None
     assert (folder / "adapter_model.safetensors").is_file()
     assert not list(folder.glob("*.bin"))
-    losses = [loss for _, loss in json.loads((folder / "training.json").read_bytes())["losses"]]
+    training = json.loads((folder / "training.json").read_bytes())
+    assert training["data"] == row_counts(ws.rows)
+    losses = [loss for _, loss in training["losses"]]
     assert losses[-1] < losses[0] / 2
     assert project.store.inputs("adapter", ws.adapter_key)["rows"] == dict(ws.scan.rows)
 

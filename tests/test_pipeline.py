@@ -5,17 +5,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from fakes import DECK, FakeModels, make_project, open_project
 
-from gonbuild.cli import plan_lines
+from gonbuild.cli import main, plan_lines
+from gonbuild.dataset import chat_jsonl
 from gonbuild.errors import InputError, MachineError
 from gonbuild.pipeline import Project
+from gonbuild.records import END, Card, Progress, Row
 from gonbuild.settings import Settings
 from gonbuild.store import Store
+from gonbuild.wordings import trace
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -397,9 +401,106 @@ def test_example_that_does_not_tell_the_effect_is_not_trained_on_and_the_plan_sa
     models = FakeModels()
     project = make_project(tmp_path, DECK.replace("Rừng tăng 2 điểm", "Rừng tăng 5 điểm"), models=models)
     note = "cards/thu.yaml:3: card 'rung-001': example 1 does not tell the effect and is not trained on; mend it"
-    assert project.plan().notes == (note,)
+    few = "2 stories to train on: expect candidates that repeat them; give cards more `examples:`"
+    assert project.plan().notes == (note, few)
     project.build()
     assert models.log[0] == "train 2"
+    assert project.plan().notes == (note,)  # nothing is to be trained any more
+
+
+def test_plan_says_that_no_story_is_left_to_train_on(tmp_path: Path) -> None:
+    project = make_project(tmp_path, re.sub(r"    examples:\n(      - .*\n)+", "", DECK))
+    assert project.plan().notes == ("no story to train on; give cards `examples:`, or raise dataset.examples",)
+
+
+def test_plan_counts_varied_copies_by_what_was_changed(tmp_path: Path) -> None:
+    project = make_project(tmp_path, settings="[tool.gonbuild.dataset]\nvariants = 8\n")
+    rows = project.workspace().rows
+    varied = [row for row in rows if row.changes]
+    told = Counter(kind for row in varied for kind in row.changes)
+    (note,) = [note for note in project.plan().notes if "varied" in note]
+    kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(told.items()))
+    assert note == f"{len(varied)} of {len(rows)} training rows are varied copies: {kinds}"
+    assert len(rows) - len(varied) == 3
+
+
+def example_file(root: Path, *rows: tuple[str, str, str]) -> None:
+    """Writes example cards, each a name, an effect and one story."""
+    folder = root / "cards" / "examples"
+    folder.mkdir(exist_ok=True)
+    lines = [{"name": n, "type": "Bảo Vệ", "effect": e, "stories": [s]} for n, e, s in rows]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "a.jsonl").write_text(text, encoding="utf-8")
+
+
+class HoldingOut(FakeModels):
+    def held_out(self) -> frozenset[str]:
+        return frozenset({"Vớt Rác"})
+
+
+def test_nothing_of_a_held_out_card_is_trained_on_whatever_was_varied(tmp_path: Path) -> None:
+    told = "Bé Na vớt rác quanh hồ mỗi sáng. Nước lại trong, Sông tăng 2 điểm."
+    copy = "Bé Tí vớt rác quanh hồ mỗi chiều. Nước lại trong, Sông tăng 5 điểm."
+    other = "Chú Ba chèo thuyền đi vớt bèo. Hồ lại trong, Sông tăng 3 điểm."
+    project = make_project(tmp_path, models=HoldingOut(), settings="[tool.gonbuild.dataset]\nexamples=99\nvariants=9\n")
+    example_file(
+        tmp_path,
+        ("Vớt Rác", "+2 điểm cho Sông", told),
+        ("vớt rác", "+3 điểm cho Sông", other),  # another effect, another case
+        ("Gom Bèo", "+5 điểm cho Sông", copy),  # another card that tells the held-out story
+        ("Gom Bèo", "+1 điểm cho Sông", "Chú Ba gom bèo đầy thuyền. Nước lại trong, Sông tăng 1 điểm."),
+    )
+    ws = project.workspace()
+    assert [card.examples for card in ws.split.held_out] == [(told,), (other,)]
+    assert [row.source for row in ws.rows if not row.changes][3:] == ["Gom Bèo"]
+    assert not {trace(row.completion.removesuffix(END)) for row in ws.rows} & {trace(told), trace(other)}
+    assert {row.source for row in ws.rows if row.changes} == {card.id for card in ws.library.cards}
+
+
+def test_evaluation_measures_held_out_stories_as_they_are_written(tmp_path: Path) -> None:
+    class Measuring(HoldingOut):
+        measured: tuple[Row, ...] = ()
+
+        def measure(self, _folder: Path, rows: Sequence[Row], _progress: Progress) -> dict[str, object]:
+            self.measured = tuple(rows)
+            return {}
+
+    models = Measuring()
+    project = make_project(tmp_path, models=models, settings="[tool.gonbuild.dataset]\nvariants = 9\n")
+    told = "Bé Na vớt rác quanh hồ mỗi sáng. Nước lại trong, Sông tăng 2 điểm."
+    example_file(tmp_path, ("Vớt Rác", "+2 điểm cho Sông", told))
+    assert project.evaluate()["held_out_stories"] == 1
+    assert [(row.completion, row.changes) for row in models.measured] == [(told + END, ())]
+
+
+def test_name_or_story_that_a_deck_tells_is_held_out_no_more(tmp_path: Path) -> None:
+    class Named(FakeModels):
+        def held_out(self) -> frozenset[str]:
+            return frozenset({"GIEO HẠT TRÊN ĐỒI", "Vớt Rác"})
+
+    project = make_project(tmp_path, models=Named())
+    card = project.workspace().library.cards[0]
+    assert card.name == "Gieo Hạt Trên Đồi"
+    kept = "Chú Ba chèo thuyền đi vớt bèo. Hồ lại trong, Sông tăng 3 điểm."
+    example_file(
+        tmp_path,
+        (card.name, card.effect, kept),
+        ("Vớt Rác", card.effect, card.examples[0].replace("2", "4")),
+        ("Vớt Rác", "+3 điểm cho Sông", kept),
+    )
+    ws = project.workspace()
+    assert [(c.name, c.examples) for c in ws.split.held_out] == [("Vớt Rác", (kept,))]
+    assert {row.source for row in ws.rows} == {c.id for c in ws.library.cards}
+
+
+def test_imported_stories_are_trained_on(tmp_path: Path) -> None:
+    project = make_project(tmp_path, settings="[tool.gonbuild.dataset]\nexamples = 9\n")
+    chat = tmp_path / "chat.jsonl"
+    told = "Chú Ba gom bèo đầy thuyền. Nước lại trong, Sông tăng 1 điểm."
+    card = Card("", "Gom Bèo", "Bảo Vệ", "+1 điểm cho Sông", examples=(told,))
+    chat.write_text(chat_jsonl([card]), encoding="utf-8")
+    assert main(["import", str(chat), "--root", str(tmp_path)]) == 0
+    assert [row.completion for row in project.workspace().rows if row.source == "Gom Bèo"] == [told + END]
 
 
 def test_write_story_returns_passing_texts_best_first(tmp_path: Path) -> None:
