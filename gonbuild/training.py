@@ -310,7 +310,9 @@ def _config(base: Base, settings: AdapterSettings, folder: Path, journal: Journa
 
 def _adapted(base: Base, settings: AdapterSettings) -> Any:
     with base.device:  # where drawing LoRA's start takes no time
-        return get_peft_model(base.model, _lora(base, settings))
+        model = get_peft_model(base.model, _lora(base, settings))
+    model.peft_config["default"].base_model_name_or_path = ""  # else a checkpoint looks for it on the hub
+    return model
 
 
 def _restore(base: Base) -> None:

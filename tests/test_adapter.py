@@ -223,6 +223,14 @@ def test_interrupted_training_goes_on_to_the_same_adapter(folder, tmp_path, stop
     assert weights(resumed) == weights(whole)
 
 
+def test_checkpoint_asks_no_hub_for_the_base(folder, tmp_path, recwarn):
+    base = load(folder)
+    base.model.name_or_path = "None"  # as it is for the embedded base, whose weights no library reads from its folder
+    train_adapter(base, ROWS, SETTINGS, tmp_path, journal=Journal(tmp_path / "work", every=2))
+    assert len(list((tmp_path / "work").glob("checkpoint-*"))) == 2
+    assert not [w for w in recwarn if "remote" in str(w.message)]
+
+
 def test_half_written_checkpoint_is_passed_over(folder, tmp_path):
     work = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
