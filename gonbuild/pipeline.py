@@ -21,7 +21,7 @@ from gonbuild.records import Card, Judged, Progress, Request, Story, digest, qui
 from gonbuild.remote import Remote
 from gonbuild.report import card_history, dropped_jsonl, eval_markdown
 from gonbuild.settings import Settings, load_settings
-from gonbuild.store import Store, write_aside
+from gonbuild.store import Store, write_all_aside, write_aside
 from gonbuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -288,15 +288,15 @@ def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"]) -> dict[str, Line]
 
 
 def write_packs(ws: Workspace, lines: Mapping[str, Line], stories: Mapping[str, tuple[Story, ...]]) -> None:
-    """Writes packs and lock, each file whole and the lock last: a crash between them leaves stale packs at worst."""
+    """Writes packs and lock, each file whole and the lock last: a crash between them leaves stale packs at worst.
+
+    A full disk is met before the first of them changes.
+    """
     files = ws.render(stories)
     folder = ws.root / packs.PACKS
-    for name, data in files.items():
-        if ws.pack_bytes.get(name) != data:
-            write_aside(folder / name, data)
+    lock = packs.lock_bytes(Lock(lines, {**ws.lock.settings, ws.settings_key: ws.stage_settings}))
+    changed = {folder / name: data for name, data in files.items() if ws.pack_bytes.get(name) != data}
+    write_all_aside(changed | ({ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}))
     for name in ws.pack_bytes.keys() - files.keys():
         (folder / name).unlink()
-    lock = packs.lock_bytes(Lock(lines, {**ws.lock.settings, ws.settings_key: ws.stage_settings}))
-    if lock != ws.lock_bytes:
-        write_aside(ws.root / packs.LOCK, lock)
     ws.remember_packs(lock, files)

@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gonbuild.disk import full_disk_named
 from gonbuild.errors import MachineError, Problem
 from gonbuild.records import canonical, digest
 
@@ -62,26 +63,30 @@ class Store:
         """Makes an entry: `fill` writes its files into an empty folder, which is renamed into place when whole.
 
         Where another process was faster, its entry stays and is returned.
+
+        Raises:
+            MachineError: the disk is full.
         """
         target = self.root / kind / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=target.parent))
-        aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
-        try:
-            fill(aside)
-            files = {}
-            for path in sorted(p for p in aside.rglob("*") if p.is_file()):
-                _sync(path)
-                files[path.relative_to(aside).as_posix()] = {"sha256": _sha256(path), "size": path.stat().st_size}
-            write_aside(aside / MANIFEST, manifest_bytes(kind, key, inputs, files))
+        with full_disk_named(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=target.parent))
+            aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
             try:
-                aside.rename(target)
-            except OSError:
-                if self.get(kind, key) is None:  # what stood in the way was damaged, and is now set aside
+                fill(aside)
+                files = {}
+                for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+                    _sync(path)
+                    files[path.relative_to(aside).as_posix()] = {"sha256": _sha256(path), "size": path.stat().st_size}
+                write_aside(aside / MANIFEST, manifest_bytes(kind, key, inputs, files))
+                try:
                     aside.rename(target)
-            _sync(target.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+                except OSError:
+                    if self.get(kind, key) is None:  # what stood in the way was damaged, and is now set aside
+                        aside.rename(target)
+                _sync(target.parent)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
         return target
 
     @contextlib.contextmanager
@@ -116,7 +121,7 @@ class Store:
         value = self.read_json(kind, key)
         if value is None:
             value = compute()
-            with contextlib.suppress(OSError):  # a read-only checkout works, only slower
+            with contextlib.suppress(OSError, MachineError):  # a read-only or full disk works, only slower
                 self.put_json(kind, key, None, value)
         return value
 
@@ -171,15 +176,28 @@ class Store:
 
 
 def write_aside(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old bytes or the new ones, never part of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a file so that a reader sees the old bytes or the new ones, never part of them.
+
+    Raises:
+        MachineError: the disk is full.
+    """
+    write_all_aside({path: data})
+
+
+def write_all_aside(files: Mapping[Path, bytes]) -> None:
+    """Writes files as `write_aside` does, in their order, and none of them before all their bytes are on the disk."""
+    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
-        _write(aside, data)
-        aside.replace(path)
-        _sync(path.parent)
+        for path, data in files.items():
+            with full_disk_named(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(asides[path], data)
+        for path, aside in asides.items():
+            aside.replace(path)
+            _sync(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:
