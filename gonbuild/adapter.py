@@ -42,6 +42,22 @@ def attach_adapter(base: Base, folder: Path) -> Base:
     return replace(base, model=adapted.merge_and_unload() if merge else adapted)
 
 
+def merge_adapter(base: Base, folder: Path) -> Base:
+    """Merges the adapter of a folder into the base's own weights, which must not be quantised.
+
+    Raises:
+        InputError: as `attach_adapter`, or the adapter holds what is no number.
+    """
+    _check_adapter(base, folder)
+    with nothing_printed():
+        adapted = PeftModel.from_pretrained(base.model, folder, is_trainable=False, use_safetensors=True)
+        try:
+            return replace(base, model=adapted.merge_and_unload(safe_merge=True).eval())
+        except ValueError as e:
+            what = f"the adapter cannot be merged: {str(e).splitlines()[0]}"
+            raise InputError(Problem(folder.name, what, "Train it again: `gonbuild train`.")) from e
+
+
 def detach_adapter(base: Base) -> None:
     """Takes the adapter off a base whose model carries one; a base that carries none stays as it is."""
     _strip(base.model)

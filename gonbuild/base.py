@@ -17,6 +17,7 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 # What decides a base's output; anything else that lies beside it does not count.
 IDENTIFYING = re.compile(r"config\.json|tokenizer.*\.json|tokenizer\.model|.*\.safetensors(\.index\.json)?")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+INDEX = "model.safetensors.index.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -93,25 +94,35 @@ def _identifying_files(folder: Path) -> list[Path]:
 
 def _folder_problem(folder: Path) -> str:
     """Says what keeps a folder from being a base, an empty string where nothing does."""
-    config = _read_json(folder / "config.json")
-    architectures = config.get("architectures") if isinstance(config, dict) else None
     weights = {p.name for p in folder.glob("*.safetensors")}
-    index = folder / "model.safetensors.index.json"
-    wanted = set(_weight_map(index).values()) if index.is_file() else {"model.safetensors"}
-    if config is None:
-        return "has no readable config.json"
-    if not architectures or not all(str(name).endswith(CAUSAL) for name in architectures):
-        return f"is no causal language model: its config.json names {architectures}"
-    if "auto_map" in config:
-        return "wants code of its own to be run, which gonbuild never does"
+    if not weights and any(folder.glob("*.gguf")):
+        return "holds GGUF weights alone, from which nothing can be trained"
+    if problem := _config_problem(_read_json(folder / "config.json")):
+        return problem
     if not weights and any(folder.glob("*.bin")):
         return "holds pickled weights (*.bin) alone, which gonbuild never loads"
+    wanted = _shards(folder)
+    if not wanted:
+        return f"has no readable {INDEX}"
     if missing := sorted(wanted - weights):
         return f"lacks {', '.join(missing)}"
     if pointers := sorted(name for name in wanted if _is_pointer(folder / name)):
         return f"holds Git LFS pointers in place of {', '.join(pointers)}"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return "has no tokenizer.json"
+    return ""
+
+
+def _config_problem(config: Any) -> str:
+    if not isinstance(config, dict):
+        return "has no readable config.json"
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return "is no causal language model: its config.json names no architectures"
+    if not all(str(name).endswith(CAUSAL) for name in architectures) or config.get("is_encoder_decoder"):
+        return f"is no causal language model: its config.json names {', '.join(map(str, architectures))}"
+    if "auto_map" in config:
+        return "wants code of its own to be run, which gonbuild never does"
     return ""
 
 
@@ -122,10 +133,14 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _shards(folder: Path) -> set[str]:
+    """Returns the weight files that a folder's index names, or the one there is without; none of a broken index."""
+    index = folder / INDEX
+    if not index.is_file():
+        return {"model.safetensors"}
     value = _read_json(index)
-    weights = value.get("weight_map") if isinstance(value, dict) else None
-    return weights if isinstance(weights, dict) and weights else {"": "model.safetensors"}
+    names = value.get("weight_map") if isinstance(value, dict) else None
+    return {str(name) for name in names.values()} if isinstance(names, dict) else set()
 
 
 def _is_pointer(path: Path) -> bool:

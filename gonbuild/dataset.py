@@ -80,7 +80,7 @@ def training_rows(
     prompt = lru_cache(maxsize=1)(lambda card: templates.prompt(card).text)  # one card's stories follow each other
     rows: dict[tuple[str, str], Row] = {}
     for card, story, changes in (*((*pair, ()) for pair in own), *varied, *((*pair, ()) for pair in drawn)):
-        row = Row(card.id or card.name, prompt(card), templates.completion(story), changes)
+        row = Row(card.id or card.name, prompt(card), templates.completion(story), changes, card.where)
         rows.setdefault((row.prompt, row.completion), row)
     return list(rows.values())
 

@@ -61,8 +61,9 @@ def folder_aside(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}.", dir=target.parent))
         try:
-            aside.chmod(0o777 & ~_umask())  # mkdtemp's are for one user alone
             yield aside
+            for path in (aside, *aside.rglob("*")):  # mkdtemp's are for one user alone, and safetensors' files too
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -9,13 +9,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gonbuild.base import NANO_FOLDER, identity_inputs, locate_base
+from gonbuild.base import NANO_FOLDER, BaseFiles, identity_inputs, locate_base
+from gonbuild.memory import (
+    TYPICAL_ROW,
+    Need,
+    Pass,
+    Shape,
+    generation_need,
+    largest_pass,
+    merging_need,
+    training_need,
+    typical_pass,
+)
 from gonbuild.ranks import processes
 from gonbuild.records import Candidate, Progress, Request, Row, quiet
 from gonbuild.settings import PROFILES, Settings, parse_settings
 from gonbuild.store import Store
+
+if TYPE_CHECKING:
+    from gonbuild.prompts import Templates
 
 LOADING = "loading the model"
 
@@ -29,7 +43,7 @@ class Models:
 
     def identity(self) -> str:
         """Returns what identifies the base, its weights' hash remembered while the files stay as they are."""
-        files = locate_base(self._settings.model, self._root)
+        files = self._files
         if files.folder is None:
             return files.identity
         return str(self._store.memo("identity", identity_inputs(files.folder), lambda: files.identity))
@@ -48,7 +62,14 @@ class Models:
         from gonbuild.dataset import row_counts
 
         training = self._train(rows, folder, work, progress)
-        made = {**asdict(training), "data": row_counts(rows)}
+        from gonbuild.machine import describe_hardware  # loaded by now
+
+        made = {
+            **asdict(training),
+            "data": row_counts(rows),
+            "seed": self._settings.adapter.seed,
+            "hardware": describe_hardware(self._settings.model.device),
+        }
         (folder / "training.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
     def help(self, rows: Sequence[Row], work: Path) -> None:
@@ -72,6 +93,8 @@ class Models:
         progress(LOADING, 0, 1)
         from gonbuild.training import Journal, train_adapter
 
+        if not self._loaded:
+            self._check_training(rows)
         base, machine = self._base, self._settings.machine
         progress(LOADING, 1, 1)
         journal = Journal(work, machine.checkpoint_updates, machine.report_to)
@@ -83,7 +106,11 @@ class Models:
         """Draws the requested candidates with the adapter of a folder, card by card."""
         progress(LOADING, 0, 1)
         from gonbuild.engine import generate
+        from gonbuild.model import shape_of
 
+        if not self._loaded:
+            shape = shape_of(self._files)
+            self._require(_drawing_need(shape, self._settings) if shape else None)
         base = self._adapted(folder)
         progress(LOADING, 1, 1)
         yield from generate(base, requests, self._settings.sampling, progress)
@@ -101,6 +128,21 @@ class Models:
             for name in ("bits_per_byte", "perplexity")
         }
 
+    def write_model(self, adapter: Path | None, target: Path, templates: "Templates", chat: str) -> None:
+        """Writes the base in full precision, with an adapter merged into it where one is given, into a folder.
+
+        Works in the CPU's memory: merging into 4 bits would round the adapter away.
+        """
+        from gonbuild.adapter import merge_adapter
+        from gonbuild.export import write_model
+        from gonbuild.model import load_base, require, shape_of
+
+        full = self._settings.model.model_copy(update={"quantization": "none", "device": "cpu"})
+        shape = shape_of(self._files)
+        require(full, self._files, need=merging_need(shape, full, self._settings.adapter) if shape else None)
+        base = load_base(self._files, full, self._settings.machine.threads)
+        write_model(merge_adapter(base, adapter) if adapter else base, target, templates, chat)
+
     def _adapted(self, folder: Path) -> Any:
         from gonbuild.adapter import attach_adapter
 
@@ -110,14 +152,63 @@ class Models:
     def _base(self) -> Any:
         from gonbuild.model import load_base
 
-        files = locate_base(self._settings.model, self._root)
-        return load_base(files, self._settings.model, self._settings.machine.threads)
+        return load_base(self._files, self._settings.model, self._settings.machine.threads)
 
-    def examine(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        """Returns what this machine is, and what each profile lacks on it."""
-        from gonbuild.model import describe_machine, missing_for
+    @property
+    def _files(self) -> BaseFiles:
+        return locate_base(self._settings.model, self._root)
+
+    @property
+    def _loaded(self) -> bool:
+        return "_base" in vars(self)
+
+    def _check_training(self, rows: Sequence[Row]) -> None:
+        """Looks at the rows' lengths and at the memory before any weight is loaded."""
+        from gonbuild.model import folder_of, load_reader, shape_of
+        from gonbuild.packing import shared_tokens
+        from gonbuild.training import encode_rows
+
+        files = self._files
+        folder, shape, read = folder_of(files), shape_of(files), None
+        if folder is not None:
+            encoded = encode_rows(load_reader(files, folder), rows, self._settings.adapter)
+            lengths = [(len(ids), len(ids) - start) for ids, start in encoded]
+            read = largest_pass(lengths, shared_tokens(encoded), _rows_at_once(self._settings))
+        self._require(_training_need(shape, self._settings, read) if shape else None)
+
+    def _require(self, need: Need | None) -> None:
+        """Raises what this machine lacks for a step."""
+        from gonbuild.model import require
+
+        require(self._settings.model, self._files, need=need)
+
+    def examine(self) -> tuple[dict[str, Any], dict[str, tuple[list[str], list[str]]]]:
+        """Returns what this machine is, and of each profile what it lacks here and what its steps need, GiB."""
+        from gonbuild.machine import describe_machine
+        from gonbuild.model import missing_for, shape_of
 
         settings = {name: parse_settings({"profile": name}) for name in PROFILES}
         settings[self._settings.profile] = self._settings
-        missing = {name: missing_for(s.model, locate_base(s.model, self._root)) for name, s in settings.items()}
-        return describe_machine(), missing
+        profiles = {}
+        for name, s in settings.items():
+            files = locate_base(s.model, self._root)
+            shape = shape_of(files)
+            needs = [_training_need(shape, s, None), _drawing_need(shape, s)] if shape else []
+            most = max(needs, key=lambda need: need.gib, default=None)
+            profiles[name] = missing_for(s.model, files, need=most), [str(need) for need in needs]
+        return describe_machine(), profiles
+
+
+def _training_need(shape: Shape, settings: Settings, read: Pass | None) -> Need:
+    """Estimates a training whose largest pass is `read`, or one of typical rows where none were counted."""
+    return training_need(shape, settings.model, settings.adapter, read or typical_pass(_rows_at_once(settings)))
+
+
+def _drawing_need(shape: Shape, settings: Settings) -> Need:
+    prompt, _, _ = TYPICAL_ROW
+    return generation_need(shape, settings.model, settings.adapter, settings.sampling, prompt)
+
+
+def _rows_at_once(settings: Settings) -> int:
+    """Returns how many rows of a batch a device reads."""
+    return -(-settings.adapter.batch_size // processes())

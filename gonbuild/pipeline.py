@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonbuild import packs
+from gonbuild.base import locate_base
+from gonbuild.disk import folder_aside
 from gonbuild.errors import InputError, Problem, near
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
@@ -136,6 +138,26 @@ class Project:
             what = f"adapter {key[:8]}, which today's cards and settings ask for, is not in the cache"
             raise InputError(Problem("", what, "`gonbuild train` makes it, and sends it."))
         return key if self.remote.push(key, progress) else ""
+
+    def export(self, what: str, target: Path, *, merged: bool = False, progress: Progress = quiet) -> None:
+        """Writes a folder for other tools, whole or not at all: today's `adapter`, merged if wished, or its `base`.
+
+        Raises:
+            InputError: the target is there already.
+            MachineError: the disk is full, or memory is too small to merge.
+        """
+        from gonbuild.export import write_adapter
+
+        if target.exists():
+            raise InputError(Problem(str(target), "is there already", "Name a path that is free."))
+        folder = self.train(progress) if what == "adapter" else None
+        with folder_aside(target) as aside:
+            if folder is not None and not merged:
+                write_adapter(folder, locate_base(self.settings.model, self.root), aside)
+            else:
+                ws = self.workspace()
+                chat = ws.read("templates/chat.jinja").decode()
+                self.models.write_model(folder, aside, ws.templates, chat)
 
     def evaluate(self, progress: Progress = quiet) -> dict[str, Any]:
         """Measures base and adapter on held-out cards, and candidates and stories of today's; writes build/report.

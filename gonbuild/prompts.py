@@ -61,7 +61,7 @@ class Templates:
             InputError: a template fails, with its line.
         """
         user = self._text(CARD, PROMPT_CHARACTERS, card=_visible(card))
-        return Prompt(self._chat(("system", self.system), ("user", user)), self._without_card)
+        return Prompt(self.chat(("system", self.system), ("user", user)), self._without_card)
 
     def completion(self, story: str) -> str:
         """Returns what a model shall write after the prompt: the story and the end of its turn."""
@@ -76,7 +76,7 @@ class Templates:
         """
         story = "Truyện có 2 câu. Đây là câu thứ hai!"
         turns = (("system", self.system), ("user", "Tên thẻ: <X> & Y"))
-        prompt, whole = self._chat(*turns), self._chat(*turns, ("assistant", story), generate=False)
+        prompt, whole = self.chat(*turns), self.chat(*turns, ("assistant", story), generate=False)
         where = f"templates/{CHAT}"
         if not whole.startswith(prompt):
             raise InputError(Problem(where, "the dialogue does not start with the prompt", _CHAT_CURE))
@@ -104,9 +104,10 @@ class Templates:
 
     @cached_property
     def _without_card(self) -> str:
-        return self._chat(("system", self.system))
+        return self.chat(("system", self.system))
 
-    def _chat(self, *turns: tuple[str, str], generate: bool = True) -> str:
+    def chat(self, *turns: tuple[str, str], generate: bool = True) -> str:
+        """Returns the dialogue of turns, (role, content) each, with the assistant's turn opened after them."""
         messages = [{"role": role, "content": content} for role, content in turns]
         return self._text(CHAT, PROMPT_CHARACTERS, messages=messages, add_generation_prompt=generate)
 

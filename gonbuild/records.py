@@ -74,6 +74,8 @@ class Row:
     completion: str
     changes: tuple[str, ...] = field(default=(), repr=False)
     """How a varied copy differs from its story as written, in the kinds of augment; it moves no key."""
+    where: str = field(default="", compare=False, repr=False)
+    """The card's, for messages alone."""
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,6 @@ class ModelSettings(Stage):
     """`nf4` only: its scales are quantised too, 0.4 bits a weight less"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where the model runs"""
-    memory_gib: float = Field(1.0, gt=0)
-    """memory that the profile needs on its device, GiB; checked before loading"""
 
 
 class DatasetSettings(Stage):
@@ -240,7 +238,6 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "dtype": "bfloat16",
             "quantization": "nf4",
             "device": "cuda",
-            "memory_gib": 12.0,
         },
         "dataset": {"examples": 30000, "variants": 4},
         "adapter": {

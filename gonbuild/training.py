@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from gonbuild.model import Base  # before the libraries: it sets the environment that they read
+from gonbuild.model import Base, Reader  # before the libraries: it sets the environment that they read
 
 # isort: split
 import datasets
@@ -95,7 +95,7 @@ def train_adapter(
         MachineError: memory ran out, the loss became infinite or no number, or the folder cannot be written.
     """
     began = time.monotonic()
-    encoded = _encode(base, rows, settings)
+    encoded = encode_rows(base, rows, settings)
     watcher = _Watcher(progress)
     datasets.disable_progress_bars()
     with nothing_printed(), _repeatable():
@@ -347,7 +347,12 @@ def _save(model: Any, name: str, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _encode(base: Base, rows: Sequence[Row], settings: AdapterSettings) -> list[tuple[list[int], int]]:
+def encode_rows(base: Reader, rows: Sequence[Row], settings: AdapterSettings) -> list[tuple[list[int], int]]:
+    """Returns each row's token ids and the index of the first one that is learned.
+
+    Raises:
+        InputError: no rows, or rows that are too long; all are named.
+    """
     if not rows:
         wanted = "Give cards `examples:`, or raise dataset.examples."
         raise InputError(Problem("cards", "no story to train on", wanted))
@@ -356,7 +361,7 @@ def _encode(base: Base, rows: Sequence[Row], settings: AdapterSettings) -> list[
     setting = "adapter.max_tokens" if limit == settings.max_tokens else f"what {base.files.name} takes"
     wanted = f"Wanted at most {limit}, {setting}."
     problems = [
-        Problem("", f"a story of '{row.source}' and its prompt have {len(ids)} tokens", wanted)
+        Problem(row.where, f"a story of '{row.source}' and its prompt have {len(ids)} tokens", wanted)
         for row, (ids, _) in zip(rows, encoded, strict=True)
         if len(ids) > limit
     ]

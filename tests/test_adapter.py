@@ -15,7 +15,8 @@ from trl import SFTConfig, SFTTrainer
 from gonbuild.adapter import attach_adapter, detach_adapter
 from gonbuild.base import locate_base
 from gonbuild.errors import InputError, MachineError
-from gonbuild.model import load_base, rows_are_exact
+from gonbuild.machine import rows_are_exact
+from gonbuild.model import load_base
 from gonbuild.records import Row
 from gonbuild.settings import AdapterSettings, ModelSettings
 from gonbuild.training import Journal, _Batches, _config, _lora, train_adapter

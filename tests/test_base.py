@@ -101,7 +101,41 @@ def test_folder_without_config_is_refused(folder):
         located(folder)
 
 
-@pytest.mark.parametrize("architectures", [["BertModel"], [], None])
+@pytest.mark.parametrize("text", ["{", "[]", "3", "\xff"])
+def test_config_that_is_no_json_object_is_refused(folder, text):
+    (folder / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="has no readable config.json. Wanted a folder that `save_pretrained` wrote"):
+        located(folder)
+
+
+@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_broken_index_is_named(folder, index):
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match=r"small: the base has no readable model.safetensors.index.json"):
+        located(folder)
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", 3, None])
+def test_index_that_names_a_file_elsewhere_is_refused(folder, shard):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(InputError, match=f"small: the base lacks {shard}"):
+        located(folder)
+
+
+def test_gguf_alone_is_refused(folder):
+    (folder / "config.json").unlink()
+    (folder / "model.safetensors").rename(folder / "mistral-7b.Q4_K_M.gguf")
+    with pytest.raises(InputError, match="holds GGUF weights alone, from which nothing can be trained"):
+        located(folder)
+
+
+def test_encoder_with_decoder_is_refused(folder):
+    edit_config(folder, is_encoder_decoder=True)
+    with pytest.raises(InputError, match="is no causal language model: its config.json names MistralForCausalLM"):
+        located(folder)
+
+
+@pytest.mark.parametrize("architectures", [["BertModel"], [], None, "MistralForCausalLM", 3])
 def test_base_that_is_no_causal_language_model_is_refused(folder, architectures):
     edit_config(folder, architectures=architectures)
     with pytest.raises(InputError, match="is no causal language model"):

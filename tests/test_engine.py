@@ -17,7 +17,8 @@ from transformers import (
 from gonbuild.base import locate_base
 from gonbuild.engine import choose, draw, generate, keep_likely, score
 from gonbuild.errors import InputError
-from gonbuild.model import load_base, rows_are_exact
+from gonbuild.machine import rows_are_exact
+from gonbuild.model import load_base
 from gonbuild.noise import key_of
 from gonbuild.records import Prompt, Request
 from gonbuild.settings import ModelSettings, SamplingSettings

@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_base
+from tokenizers import Tokenizer, models
 
 from gonbuild.base import BaseFiles, locate_base
 from gonbuild.errors import InputError, MachineError
-from gonbuild.model import Machine, describe_machine, load_base, missing_for, model_options, rows_are_exact
+from gonbuild.machine import Machine, describe_hardware, describe_machine, rows_are_exact
+from gonbuild.memory import KNOWN, Need, Part
+from gonbuild.model import load_base, load_reader, missing_for, model_options, shape_of
 from gonbuild.records import Row
 from gonbuild.settings import ModelSettings, parse_settings
 
@@ -110,23 +113,112 @@ def test_base_with_a_tensor_missing_or_misshapen_is_refused(folder, norm):
 
 
 NANO = BaseFiles("nano", Path())
+NEED = Need("training", (Part("weights", 3.9), Part("adapter", 1.9, "adapter.rank"), Part("work space", 0.3)))
 LACKS = [
     (BIG, MISTRAL, HUB, []),
-    (replace(BIG, gpu_gib=None), MISTRAL, HUB, ["no CUDA device (a GPU with 12 GiB is wanted)"]),
-    (replace(BIG, gpu_gib=7.96), MISTRAL, HUB, ["the GPU has 8.0 GiB free, 12 wanted"]),
+    (replace(BIG, gpu_gib=None), MISTRAL, HUB, ["no CUDA device (training needs a GPU with 6.1 GiB)"]),
+    (replace(BIG, gpu_gib=6.2, memory_gib=1), MISTRAL, HUB, []),
+    (
+        replace(BIG, gpu_gib=3.14), MISTRAL, HUB,
+        [
+            "the GPU has 3.1 GiB free, and training needs about 6.1 (3.9 weights, 1.9 adapter, 0.3 work space): "
+            "lower adapter.rank"
+        ],
+    ),
     (replace(BIG, bitsandbytes=False), MISTRAL, HUB, ["bitsandbytes is not installed"]),
     (
         replace(BIG, hub_has=lambda name, revision: False), MISTRAL, HUB,
         ["mistralai/Mistral-7B-v0.1 is neither in the local hub cache nor reachable"],
     ),
-    (replace(BIG, memory_gib=0.5), ModelSettings(), NANO, ["0.5 GiB of memory are free, 1 wanted"]),
+    (
+        replace(BIG, memory_gib=0.5), ModelSettings(), NANO,
+        [
+            "memory has 0.5 GiB free, and training needs about 6.1 (3.9 weights, 1.9 adapter, 0.3 work space): "
+            "lower adapter.rank"
+        ],
+    ),
     (replace(BIG, gpu_gib=None, bitsandbytes=False), ModelSettings(), NANO, []),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("machine", "settings", "files", "wanted"), LACKS)
 def test_what_a_machine_lacks_is_said(machine, settings, files, wanted):
-    assert missing_for(settings, files, machine) == wanted
+    assert missing_for(settings, files, machine, NEED) == wanted
+
+
+def test_no_need_checks_no_memory():
+    assert missing_for(ModelSettings(), NANO, replace(BIG, memory_gib=0.01)) == []
+
+
+def test_base_that_is_not_here_yet_has_the_shape_that_is_known(folder):
+    assert shape_of(HUB) is KNOWN[MISTRAL.base]
+    assert shape_of(BaseFiles("some/other", None, MISTRAL.revision)) is None
+    tiny = shape_of(BaseFiles("small", folder))
+    assert tiny is not None
+    assert (tiny.hidden, tiny.layers, tiny.tied) == (32, 2, True)
+
+
+def edit(folder: Path, name: str, **values: object) -> None:
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, "'bert' is no causal language model"),
+        ({"model_type": "vit"}, "'vit' is no causal language model"),
+        ({"model_type": "nothing-known"}, "the base cannot be loaded: .*nothing-known"),
+        ({"num_hidden_layers": "two"}, "the base cannot be loaded: "),
+    ],
+)
+def test_base_that_is_no_causal_language_model_is_refused_before_its_weights(folder, change, says):
+    edit(folder, "config.json", **change)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=says):
+        load_reader(BaseFiles("small", folder), folder)
+
+
+def test_tokenizer_larger_than_the_embedding_is_refused_before_the_weights(folder):
+    (folder / "model.safetensors").unlink()
+    edit(folder, "config.json", vocab_size=400)
+    what = r"small: its tokenizer gives ids up to 469 \('.+'\), and the model has 400 embeddings. Wanted the tokenizer"
+    with pytest.raises(InputError, match=what):
+        load_reader(BaseFiles("small", folder), folder)
+
+
+def test_eos_that_no_embedding_is_for_is_refused(folder):
+    edit_tokenizer(folder, eos_token="<|never seen|>")
+    with pytest.raises(InputError, match=r"gives ids up to 470 \('<\|never seen\|>'\), and the model has 470"):
+        load(folder)
+
+
+def test_tags_that_are_unknown_words_are_refused(folder):
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "a": 2}, unk_token="[UNK]"))
+    core.save(str(folder / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"its tokenizer cannot tell <\|system\|>, .* apart"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}'])
+def test_damaged_tokenizer_is_an_input_error(folder, name, text):
+    if (name, text) == ("tokenizer_config.json", '{"version": 1}'):
+        wanted = "its tokenizer has no eos token"
+    else:
+        wanted = "the base cannot be loaded: "
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=f"small: {wanted}"):
+        load(folder)
+
+
+def test_hardware_is_told_for_the_record():
+    told = describe_hardware("cpu")
+    assert told["devices"] == 1
+    assert told["device"] == told["processor"]
+    assert told["threads"] == torch.get_num_threads()
 
 
 def test_machine_error_is_one_line_with_all_that_is_missing_and_the_profile_that_works():
@@ -160,7 +252,7 @@ def test_machine_is_described_in_words():
     assert all(isinstance(value, str) and value for value in facts.values())
 
 
-@pytest.mark.parametrize("module", ["model", "adapter", "engine", "evaluate"])
+@pytest.mark.parametrize("module", ["machine", "model", "adapter", "engine", "evaluate"])
 def test_environment_is_set_before_the_first_heavy_library(module):
     """A finder in a fresh interpreter stops at the first of them and prints what it would have read."""
     script = f"""

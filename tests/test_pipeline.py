@@ -266,7 +266,6 @@ SETTINGS_AND_KEYS = {
         "model.base",
         "model.revision",
         "model.device",
-        "model.memory_gib",
         "dataset.examples",
         "dataset.seed",
         "selection.rounds",

@@ -1,0 +1,165 @@
+# ruff: noqa: E402  the environment must be set before the libraries below read it
+"""Owns what this machine is and has, and the environment that the heavy libraries read; loads no model."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gonbuild.ranks import device_index, processes
+
+# Read once, when the libraries below are first imported. MKL_CBWR makes a row's result independent of the other rows
+# and of the thread count on Intel; the CUBLAS one does the same for repeated runs on a GPU.
+for _name, _value in {
+    "MKL_CBWR": "AVX2,STRICT",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+if processes() == 1:  # else the Trainer would spread a single process's batches over all that it sees
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import HfApi
+
+from gonbuild.memory import GIB
+
+if not torch.cuda.is_available():
+    # peft imports it wherever it is installed: that prints a warning and looks for a kernel to fetch.
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # None: an import says it is not there
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has to offer a model; tests describe another one."""
+
+    memory_gib: float
+    """Free on the CPU's side."""
+    gpu_gib: float | None
+    """Free on the first GPU, None without one."""
+    bitsandbytes: bool
+    hub_has: Callable[[str, str], bool]
+    """(name, commit) -> whether the hub can be reached and has it."""
+
+
+def this_machine() -> Machine:
+    """Looks at memory and devices, without allocating anything on them."""
+    gpu = torch.cuda.mem_get_info(device_index())[0] / GIB if torch.cuda.is_available() else None
+    quantizer = False
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        quantizer = bool(importlib.metadata.version("bitsandbytes"))
+    return Machine(_free_memory() / GIB, gpu, quantizer, _hub_has)
+
+
+def usable_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rows_are_exact() -> bool:
+    """Tells whether a row's float32 results stay the same, to the bit, whatever the batch and the thread count.
+
+    A self-test of some 10 ms over products of a small transformer's shapes.
+    """
+    threads = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for inner, outer in ((384, 1088), (1088, 384), (384, 192)):
+            rows = torch.randn(24, inner, generator=generator)
+            weight = torch.randn(outer, inner, generator=generator)
+            whole = F.linear(rows, weight)
+            for count in {1, threads}:
+                torch.set_num_threads(count)
+                for batch in (1, 2, 3, 8, 16):
+                    if not torch.equal(F.linear(rows[:batch], weight), whole[:batch]):
+                        return False
+    finally:
+        torch.set_num_threads(threads)
+    return True
+
+
+def describe_machine() -> dict[str, str]:
+    """Says in words what this machine is and has, for people: name -> value."""
+    facts = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores usable": str(usable_cores()),
+        "memory free": f"{_free_memory() / GIB:.1f} GiB",
+    }
+    for name in ("torch", "transformers", "peft", "trl"):
+        facts[name] = importlib.metadata.version(name)
+    devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    facts["GPU"] = ", ".join(f"{d.name} ({d.total_memory / GIB:.0f} GiB)" for d in devices) or "none"
+    exact = "yes" if rows_are_exact() else "no: another machine or thread count may draw other new stories"
+    facts["same draws"] = exact
+    return facts
+
+
+def describe_hardware(device: str) -> dict[str, str | int]:
+    """Says what a step ran on, for the record: devices and their number, processor, driver, CUDA and torch."""
+    facts: dict[str, str | int] = {
+        "device": _processor(),
+        "devices": 1,
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    if device == "cuda" and torch.cuda.is_available():
+        facts |= {"device": torch.cuda.get_device_name(device_index()), "devices": processes()}
+        facts |= {"driver": _driver(), "cuda": str(torch.version.cuda)}
+    return facts
+
+
+def _hub_has(name: str, revision: str) -> bool:
+    try:
+        HfApi().model_info(name, revision=revision, timeout=5)
+    except Exception:  # no network, no such model, gated, offline: each means that it cannot be had here
+        return False
+    return True
+
+
+def _free_memory() -> int:
+    """Returns the bytes that a process may still take: the system's, or less where a control group says so."""
+    free = sys.maxsize
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
+        if limit != "max":
+            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+            cached = int(stat.get("inactive_file", 0))  # files that were read count as used, and give way
+            free = min(free, int(limit) - int(used) + cached)
+    except (OSError, ValueError, StopIteration):
+        return free
+    return free
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _driver() -> str:
+    """Returns the version of NVIDIA's driver, as far as the system tells it."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
+    except OSError:
+        return "unknown"
+    return found[0] if found else "unknown"
