@@ -151,6 +151,8 @@ class Project:
         if target.exists():
             raise InputError(Problem(str(target), "is there already", "Name a path that is free."))
         folder = self.train(progress) if what == "adapter" else None
+        if process():
+            return
         with folder_aside(target) as aside:
             if folder is not None and not merged:
                 write_adapter(folder, locate_base(self.settings.model, self.root), aside)

@@ -74,3 +74,15 @@ def eval_markdown(figures: Mapping[str, Any]) -> str:
     lines += ["", "| shipped stories | |", "|---|---|"]
     lines += [f"| {name} | {figures['shipped'][name]:.3g} |" for name in figures["shipped"]]
     return "\n".join(lines) + "\n"
+
+
+def training_line(record: bytes) -> str:
+    """Puts what an adapter's training.json tells into a line; empty where it tells nothing."""
+    try:
+        told = json.loads(record)
+        losses, hardware, versions = told["losses"], told["hardware"], told["versions"]
+        curve = f"loss {losses[0][1]:.2f} -> {losses[-1][1]:.2f} in {len(losses)} updates"
+        device = f"{hardware['devices']} x {hardware['device']}"
+        return f"{told['data']['rows']} rows, {curve}, {told['seconds']:.0f} s on {device}, torch {versions['torch']}"
+    except (ValueError, KeyError, TypeError, IndexError):
+        return ""

@@ -11,6 +11,7 @@ from fakes import DECK, FakeModels, make_project, open_project
 
 from gonbuild.cli import main
 from gonbuild.pipeline import Project
+from gonbuild.records import Progress, Row
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -165,6 +166,30 @@ def test_export_gives_what_import_reads(run: Run, tmp_path: Path) -> None:
 def test_export_adapter_copies_its_files_alone(run: Run, tmp_path: Path) -> None:
     assert run("export", "adapter", str(tmp_path / "adapter"))[0] == 0
     assert [p.name for p in (tmp_path / "adapter").iterdir()] == ["adapter_model.safetensors"]
+
+
+def test_merged_is_for_the_adapter_alone(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("export", "base", str(tmp_path / "out"), "--merged")
+    assert (code, err) == (2, "gonbuild: --merged: is for `export adapter` alone.\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_tells_its_data_curve_time_and_hardware(run: Run) -> None:
+    class Recorded(FakeModels):
+        def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress) -> None:
+            super().train(rows, folder, work, progress)
+            told = {
+                "losses": [[1, 2.5], [2, 1.25]],
+                "seconds": 4.9,
+                "versions": {"torch": "2.13.0"},
+                "data": {"rows": 3},
+                "hardware": {"device": "NVIDIA H100", "devices": 2},
+            }
+            (folder / "training.json").write_text(json.dumps(told))
+
+    out = run("train", models=Recorded())[1]
+    line = "trained on 3 rows, loss 2.50 -> 1.25 in 2 updates, 5 s on 2 x NVIDIA H100, torch 2.13.0"
+    assert out.splitlines()[1] == line
 
 
 def test_train_says_where_the_adapter_is(run: Run) -> None:
