@@ -47,7 +47,7 @@ def launch(root: Path, count: int) -> subprocess.CompletedProcess[str]:
 def test_two_processes_train_as_one_does(project: Path) -> None:
     together = launch(project, 2)
     assert together.returncode == 0, together.stderr
-    assert len(together.stdout.splitlines()) == 1
+    assert together.stdout.count("adapter ") == 1  # the first process alone speaks
     alone = load_project(project).train()
     folders = alone, project / "together" / "adapter" / alone.name
     losses = [[x for _, x in json.loads((f / "training.json").read_bytes())["losses"]] for f in folders]
