@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from gonbuild.chat import parse_card_text
 from gonbuild.effects import form_of, read_effect, tell
 from gonbuild.evaluate import distinct_n
 from gonbuild.filters import Context, judge
-from gonbuild.making import Made, adapter_folder, context, draw_round
-from gonbuild.records import Candidate, Card, Judged, Progress, Request, Row
+from gonbuild.making import adapter_folder, context
+from gonbuild.records import Candidate, Card, Judged, Progress, Request, Row, digest
 from gonbuild.selection import commonest_drops
 from gonbuild.workspace import Workspace
 
@@ -46,19 +47,20 @@ def figures(ws: Workspace, progress: Progress) -> dict[str, Any]:
     folder = adapter_folder(ws, progress=progress)
     held_out = [card for card in ws.split.held_out if card.examples]
     tried = [parse_card_text(text) for text in TRIED]
+    asked = [(card, 1) for card in tried] + [(card, HELD_OUT_CANDIDATES) for card in held_out]
+    asked += [(card, ws.settings.sampling.candidates) for card in ws.library.cards]
     ctx = context(ws, {})
     models: dict[str, dict[str, Any]] = {}
     told: list[list[Candidate]] = []
     for name, its_folder in (("base", None), ("adapter", folder)):
         step = partial(_named, progress, name)
         measured = _measure(ws, its_folder, held_out, step)
-        asked = [(card, HELD_OUT_CANDIDATES) for card in held_out] + [(card, 1) for card in tried]
-        drawn = _draw(ws, its_folder, asked, step)
-        told.append([candidates[0] for candidates in drawn[len(held_out) :]])
+        drawn = iter(_draw(ws, its_folder, asked, step))
+        told.append([candidates[0] for candidates in islice(drawn, len(tried))])
         models[name] = {
             **measured,
-            "held_out": _held_out(held_out, drawn[: len(held_out)], ctx, step) if held_out else None,
-            "game": _candidates(ws.library.cards, _draw_game(ws, its_folder, step), ctx, step),
+            "held_out": _held_out(held_out, [*islice(drawn, len(held_out))], ctx, step) if held_out else None,
+            "game": _candidates(ws.library.cards, [*drawn], ctx, step),
         }
     return {
         "schema": SCHEMA,
@@ -95,18 +97,25 @@ def _measure(ws: Workspace, folder: Path | None, cards: Sequence[Card], progress
 def _draw(
     ws: Workspace, folder: Path | None, asked: Sequence[tuple[Card, int]], progress: Progress
 ) -> list[tuple[Candidate, ...]]:
-    """Returns the first candidates of each card, in the order asked; None draws with the bare base."""
+    """Returns the first candidates of each card, in the order asked; None draws with the bare base.
+
+    They are kept in the store: another evaluation draws what another adapter changes, a filter changes none, and the
+    adapter's first round for a card of the game is the one that a build has kept.
+    """
+    maker = ws.adapter_key if folder else {name: ws.adapter_inputs[name] for name in ("base", "model")}
     requests = [Request(card.id or card.name, ws.templates.prompt(card), 0, count) for card, count in asked]
-    return [candidates for _, candidates in ws.models.generate(folder, requests, progress)]
-
-
-def _draw_game(ws: Workspace, folder: Path | None, progress: Progress) -> list[tuple[Candidate, ...]]:
-    """Returns the first round of the game's cards; the adapter's come from the store, where a build kept them."""
-    cards = ws.library.cards
-    if folder is None:
-        return _draw(ws, None, [(card, ws.settings.sampling.candidates) for card in cards], progress)
-    drawn = draw_round(ws, [Made(card, ws.adapter_key, 0) for card in cards], 0, progress)
-    return [drawn[card.id] for card in cards]
+    inputs = [
+        ws.draw_inputs(maker, r.card, digest([r.prompt.text, r.prompt.without_card]), r.first, r.last) for r in requests
+    ]
+    kept = [ws.store.read_json("candidates", digest(key)) for key in inputs]
+    drawn = [None if value is None else tuple(Candidate(**row) for row in value) for value in kept]
+    missing = [at for at, candidates in enumerate(drawn) if candidates is None]
+    if missing:
+        new = ws.models.generate(folder, [requests[at] for at in missing], progress)
+        for at, (_, candidates) in zip(missing, new, strict=True):
+            ws.store.put_json("candidates", digest(inputs[at]), inputs[at], [vars(c) for c in candidates])
+            drawn[at] = tuple(candidates)
+    return [candidates for candidates in drawn if candidates is not None]
 
 
 def _held_out(

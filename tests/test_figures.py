@@ -60,18 +60,36 @@ def figures(tmp_path: Path) -> dict[str, Any]:
 def test_base_and_adapter_are_asked_for_the_same(tmp_path: Path) -> None:
     models = TwoModels(held_out=["Đắp Đê", "Mưa Đá"])
     project(tmp_path, models).evaluate()
-    held = ["measure 3"] + [f"generate {name} 0-{HELD_OUT_CANDIDATES}" for name in ("Đắp Đê", "Mưa Đá")]
+    held = [f"generate {name} 0-{HELD_OUT_CANDIDATES}" for name in ("Đắp Đê", "Mưa Đá")]
     game = [f"generate {card} 0-32" for card in ("rung-001", "lang-001", "song-001")]
-    assert models.log == ["train 3", *2 * (held + ["generate try 0-1"] * len(TRIED) + game)]
+    assert models.log == ["train 3", *2 * (["measure 3"] + ["generate try 0-1"] * len(TRIED) + held + game)]
 
 
-def test_candidates_of_the_adapter_come_from_the_store_where_a_build_kept_them(tmp_path: Path) -> None:
+def test_second_evaluation_draws_nothing_and_says_the_same(tmp_path: Path) -> None:
+    models = TwoModels(held_out=["Đắp Đê", "Mưa Đá"])
+    made = project(tmp_path, models)
+    first = made.evaluate()
+    models.log.clear()
+    assert made.evaluate() == first
+    assert models.log == ["measure 3", "measure 3"]
+
+
+def test_candidates_of_a_build_are_the_adapter_s_for_the_game(tmp_path: Path) -> None:
     models = TwoModels(held_out=["Đắp Đê", "Mưa Đá"])
     made = project(tmp_path, models)
     made.build()
     models.log.clear()
     made.evaluate()
+    assert [line for line in models.log if "rung-001" in line] == ["generate rung-001 0-32"]  # the base's
+
+
+def test_another_adapter_draws_its_own_and_the_base_draws_nothing(tmp_path: Path) -> None:
+    models = TwoModels(held_out=["Đắp Đê", "Mưa Đá"])
+    project(tmp_path, models).evaluate()
+    models.log.clear()
+    make_project(tmp_path, settings="[tool.gonbuild.adapter]\nseed = 1\n", models=models).evaluate()
     assert [line for line in models.log if "rung-001" in line] == ["generate rung-001 0-32"]
+    assert models.log[0] == "train 3"
 
 
 def test_sides_differ_where_the_models_do(figures: dict[str, Any]) -> None:
