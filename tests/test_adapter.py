@@ -199,7 +199,7 @@ def test_diverged_training_stops_and_writes_no_adapter(base, tmp_path):
 
 
 def stop_after(updates: int):
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int, loss: float | None = None) -> None:
         if what == "training" and done == updates:
             raise KeyboardInterrupt
 
@@ -244,7 +244,7 @@ def test_half_written_checkpoint_is_passed_over(folder, tmp_path):
 def test_diverged_training_keeps_the_checkpoint_before(base, tmp_path):
     work = tmp_path / "work"
 
-    def poison(what: str, done: int, total: int) -> None:
+    def poison(what: str, done: int, total: int, loss: float | None = None) -> None:
         if what == "training" and done == 3:
             base.model.model.norm.weight.data.fill_(float("nan"))
 
