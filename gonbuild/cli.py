@@ -42,7 +42,7 @@ files:
   cards/*.yaml               the decks                templates/            prompts and the Markdown pack
   cards/examples/*.jsonl     more training stories    pyproject.toml        settings, under [tool.gonbuild]
   build/packs/               the packs, committed     build/stories.lock.jsonl   what each was made from, committed
-  build/cache/               adapters, candidates     build/report/         what was dropped, and why
+  build/cache/               adapters, candidates     build/report/         what was dropped, measured, learned
 
 exit codes:
   0  done                    1  cards without enough good stories, or `check` found stale packs

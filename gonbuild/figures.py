@@ -177,7 +177,7 @@ def _tried(
     ws: Workspace, cards: Sequence[Card], told: Sequence[Sequence[Candidate]], ctx: Context
 ) -> list[dict[str, Any]]:
     """Puts the stories of base and adapter for each card side by side, with what dropped them, if anything did."""
-    trained = {card.name for card in (*ws.library.cards, *ws.split.training)}
+    trained = {card.name.casefold() for card in (*ws.library.cards, *ws.split.training)}
 
     def story(candidate: Candidate, card: Card) -> dict[str, str | None]:
         verdict = judge(candidate, card, ctx).dropped_by
@@ -186,7 +186,7 @@ def _tried(
     return [
         {
             "card": text,
-            "name_seen_in_training": card.name in trained,
+            "name_seen_in_training": card.name.casefold() in trained,
             "base": story(base, card),
             "adapter": story(adapter, card),
         }
