@@ -204,9 +204,8 @@ def _train(args: argparse.Namespace) -> int:
     with Bars() as progress:
         folder = project.train(progress)
     if not process():
-        print(f"adapter {folder.name[:8]} is in {_short_path(folder)}")
-        if (folder / KEPT).is_file():
-            print(f"its loss curve is in build/report/{PICTURE}, the figures beside it in {KEPT}")
+        curve = f"; its loss curve in build/report/{PICTURE}" if (folder / KEPT).is_file() else ""
+        print(f"adapter {folder.name[:8]} is in {_short_path(folder)}{curve}")
     return EXIT_DONE
 
 
