@@ -1,4 +1,4 @@
-"""Owns sentence BLEU and the search for the nearest text; scores are sacrebleu's own, an index only finds pairs faster.
+"""Owns BLEU, chrF and the search for the nearest text; scores are sacrebleu's, an index only finds pairs faster.
 
 Texts are folded (NFC, tone placement, lower case) before sacrebleu's tokenizer `13a` sees them.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from gonbuild.language import fold
 
@@ -37,6 +38,16 @@ def self_bleu(texts: Sequence[str]) -> float:
         if (others := folded[:at] + folded[at + 1 :])
     ]
     return sum(scores) / len(scores) if scores else 0.0
+
+
+def corpus_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, tuple[float, str]]:
+    """Returns corpus BLEU and chrF (0-100) of texts against one or more references each, with their signatures."""
+    streams = [
+        [fold(told[n]) if n < len(told) else None for told in references] for n in range(max(map(len, references)))
+    ]
+    metrics = {"BLEU": BLEU(), "chrF": CHRF()}
+    scores = {name: metric.corpus_score([fold(t) for t in texts], streams).score for name, metric in metrics.items()}
+    return {name: (float(score), str(metrics[name].get_signature())) for name, score in scores.items()}
 
 
 def signature() -> str:

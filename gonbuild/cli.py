@@ -42,7 +42,7 @@ files:
   cards/*.yaml               the decks                templates/            prompts and the Markdown pack
   cards/examples/*.jsonl     more training stories    pyproject.toml        settings, under [tool.gonbuild]
   build/packs/               the packs, committed     build/stories.lock.jsonl   what each was made from, committed
-  build/cache/               adapters, candidates     build/report/         what was dropped, and why
+  build/cache/               adapters, candidates     build/report/         what was dropped, measured, learned
 
 exit codes:
   0  done                    1  cards without enough good stories, or `check` found stale packs
@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     why = command("why", _why, "tell a card's story: its inputs, adapter, scores, and what was dropped")
     why.add_argument("card", help="id of a card")
     command("train", _train, "train the adapter, unless the cache holds it")
-    command("eval", _eval, "measure base and adapter on held-out cards; writes build/report/eval.json and eval.md")
+    command("eval", _eval, "measure base and adapter side by side; writes eval.md, eval.json and plots to build/report")
     try_ = command("try", _try, "print candidates for one card with their verdicts; writes no pack")
     try_.add_argument("card", help="id of a card, or 'Tên thẻ: ... Loại: ... Hiệu ứng: ...'")
     try_.add_argument("-n", type=int, default=8, metavar="N", help="candidates (default: 8)")
@@ -205,21 +205,23 @@ def _why(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from gonbuild.curves import KEPT, PICTURE
     from gonbuild.report import training_line
 
     project = _project(args)
     with Bars() as progress:
         folder = project.train(progress)
     if not process():
-        print(f"adapter {folder.name[:8]} is in {_short_path(folder)}")
-        record = folder / "training.json"
+        record = folder / KEPT
+        curve = f"; its loss curve in build/report/{PICTURE}" if record.is_file() else ""
+        print(f"adapter {folder.name[:8]} is in {_short_path(folder)}{curve}")
         if told := training_line(record.read_bytes() if record.is_file() else b""):
             print(_visible(f"trained on {told}"))
     return EXIT_DONE
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from gonbuild.report import eval_markdown
+    from gonbuild.comparison import eval_markdown
 
     project = _project(args)
     with Bars() as progress:
@@ -398,6 +400,8 @@ class Bars:
     def __init__(self) -> None:
         self._bar: Any = None
         self._what = ""
+        self._losses: list[float] = []
+        """Of the training that goes on."""
 
     def __enter__(self) -> "Bars":
         return self
@@ -405,7 +409,11 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int, loss: float | None = None, /) -> None:
+        if what != self._what:
+            self._losses = []
+        if loss is not None:
+            self._losses.append(loss)
         # Who closed stderr has no use for progress, and wants the packs still.
         with contextlib.suppress(BrokenPipeError):
             if not process():
@@ -416,7 +424,8 @@ class Bars:
             if what != self._what:
                 print(f"{what}: {total} to do", file=sys.stderr, flush=True)
             elif done == total:
-                print(f"{what}: done", file=sys.stderr, flush=True)
+                fell = f", loss {self._losses[0]:.2f} -> {self._losses[-1]:.2f}" if self._losses else ""
+                print(f"{what}: done{fell}", file=sys.stderr, flush=True)
             self._what = what if done < total else ""
             return
         if what != self._what:
@@ -426,6 +435,10 @@ class Bars:
             self._what, self._bar = what, tqdm(total=total, desc=what, leave=False)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
+        if self._losses:
+            from gonbuild.plots import sparkline
+
+            self._bar.set_postfix_str(f"loss {self._losses[-1]:.2f} {sparkline(self._losses)}")
         if done == total:
             self._close()
 

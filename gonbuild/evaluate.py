@@ -4,17 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gonbuild.model import Base  # before the libraries: it sets the environment that they read
-
-# isort: split
-import torch
-import torch.nn.functional as F
-
+from gonbuild.engine import score
+from gonbuild.model import Base
 from gonbuild.records import END, Progress, Row, quiet
 
 BATCH = 8
-"""Rows in a batch: fixed, so that a figure does not depend on how many rows there are."""
-IGNORED = -100
+"""Rows read together at most."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +24,22 @@ class BitsPerByte:
     bytes: int
 
 
-@torch.inference_mode()
 def bits_per_byte(base: Base, rows: Sequence[Row], progress: Progress = quiet) -> BitsPerByte:
-    """Measures a model on the completions of at least one row, given their prompts."""
-    nats, tokens = 0.0, 0
-    for start in range(0, len(rows), BATCH):
-        progress("measuring", start, len(rows))
-        ids, labels = _batch(base, rows[start : start + BATCH])
-        # Padding stands right of the text, where nothing looks back at it.
-        logits = base.model(input_ids=ids.to(base.device), use_cache=False).logits[:, :-1].float().cpu()
-        nats += F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum").item()
-        tokens += int((labels[:, 1:] != IGNORED).sum())
-    progress("measuring", len(rows), len(rows))
+    """Measures a model on the completions of at least one row, given their prompts.
+
+    Up to BATCH rows of one prompt that stand together are read together, the prompt once.
+    """
+    nats, tokens, done = 0.0, 0, 0
+    encoded = [(ids[:start], ids[start:]) for ids, start in map(base.encode_row, rows)]
+    while done < len(rows):
+        progress("measuring", done, len(rows))
+        prompt, following = encoded[done][0], encoded[done : done + BATCH]
+        count = next((n for n, (other, _) in enumerate(following) if other != prompt), len(following))
+        alike = [completion for _, completion in following[:count]]
+        nats -= sum(score(base, prompt, alike))
+        tokens += sum(map(len, alike))
+        done += count
+    progress("measuring", done, len(rows))
     size = sum(len(row.completion.removesuffix(END).encode()) for row in rows)
     return BitsPerByte(nats / math.log(2) / size, math.exp(nats / tokens), len(rows), size)
 
@@ -54,15 +53,3 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         tuple(words[at : at + n]) for words in (text.split() for text in texts) for at in range(len(words) - n + 1)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _batch(base: Base, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ids and labels, (rows, longest) each; labels hold the completions alone."""
-    encoded = [base.encode_row(row) for row in rows]
-    longest = max(len(ids) for ids, _ in encoded)
-    ids = torch.full((len(rows), longest), base.tokenizer.pad_token_id)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for row, (tokens, start) in enumerate(encoded):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
-    return ids, labels

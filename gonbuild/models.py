@@ -101,9 +101,9 @@ class Models:
         return train_adapter(base, rows, self._settings.adapter, folder, progress, journal)
 
     def generate(
-        self, folder: Path, requests: Sequence[Request], progress: Progress
+        self, folder: Path | None, requests: Sequence[Request], progress: Progress
     ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
-        """Draws the requested candidates with the adapter of a folder, card by card."""
+        """Draws the requested candidates with the adapter of a folder, None for the bare base, card by card."""
         progress(LOADING, 0, 1)
         from gonbuild.engine import generate
         from gonbuild.model import shape_of
@@ -115,18 +115,12 @@ class Models:
         progress(LOADING, 1, 1)
         yield from generate(base, requests, self._settings.sampling, progress)
 
-    def measure(self, folder: Path, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
-        """Returns bits per byte and perplexity of the rows' completions, for the base and for base with adapter."""
-        from gonbuild.adapter import detach_adapter
+    def measure(self, folder: Path | None, rows: Sequence[Row], progress: Progress) -> dict[str, float]:
+        """Returns bits per byte and perplexity of the rows' completions, with the adapter of a folder or without."""
         from gonbuild.evaluate import bits_per_byte
 
-        adapted = bits_per_byte(self._adapted(folder), rows, progress)
-        detach_adapter(self._base)
-        plain = bits_per_byte(self._base, rows, progress)
-        return {
-            name: {"base": getattr(plain, name), "adapter": getattr(adapted, name)}
-            for name in ("bits_per_byte", "perplexity")
-        }
+        found = bits_per_byte(self._adapted(folder), rows, progress)
+        return {"bits_per_byte": found.bits_per_byte, "perplexity": found.perplexity}
 
     def write_model(self, adapter: Path | None, target: Path, templates: "Templates", chat: str) -> None:
         """Writes the base in full precision, with an adapter merged into it where one is given, into a folder.
@@ -143,9 +137,12 @@ class Models:
         base = load_base(self._files, full, self._settings.machine.threads)
         write_model(merge_adapter(base, adapter) if adapter else base, target, templates, chat)
 
-    def _adapted(self, folder: Path) -> Any:
-        from gonbuild.adapter import attach_adapter
+    def _adapted(self, folder: Path | None) -> Any:
+        from gonbuild.adapter import attach_adapter, detach_adapter
 
+        if folder is None:
+            detach_adapter(self._base)
+            return self._base
         return attach_adapter(self._base, folder)
 
     @cached_property

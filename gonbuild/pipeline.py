@@ -21,7 +21,7 @@ from gonbuild.plan import diff as diff_in_words
 from gonbuild.ranks import process
 from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
 from gonbuild.remote import Remote
-from gonbuild.report import card_history, dropped_jsonl, eval_markdown
+from gonbuild.report import card_history, dropped_jsonl
 from gonbuild.settings import Settings, load_settings
 from gonbuild.store import Store, write_all_aside, write_aside
 from gonbuild.workspace import Workspace
@@ -110,8 +110,10 @@ class Project:
     def train(self, progress: Progress = quiet) -> Path:
         """Trains the adapter that today's inputs ask for, unless store or remote has it; returns its folder.
 
+        The loss is drawn into build/report while it trains, and the whole curve is kept there afterwards.
         Of the processes of one launch the first does so, and the others train with it.
         """
+        from gonbuild.curves import drawn_live, keep_curve
         from gonbuild.making import adapter_folder
 
         if process():
@@ -119,8 +121,9 @@ class Project:
             self.models.help(ws.rows, self.store.root / "training" / ws.adapter_key)
             return self.store.root / "adapter" / ws.adapter_key
         with self.store.lock(self.settings.machine.lock_timeout_s):
-            folder = adapter_folder(self.workspace(), progress=progress)
+            folder = adapter_folder(self.workspace(), progress=drawn_live(progress, self.root / REPORT))
         self.models.let_go()
+        keep_curve(folder, self.root / REPORT)
         return folder
 
     def push(self, progress: Progress = quiet) -> str:
@@ -162,16 +165,22 @@ class Project:
                 self.models.write_model(folder, aside, ws.templates, chat)
 
     def evaluate(self, progress: Progress = quiet) -> dict[str, Any]:
-        """Measures base and adapter on held-out cards, and candidates and stories of today's; writes build/report.
+        """Measures base and adapter side by side, and today's stories; writes eval.* into build/report.
 
         Trains and generates what the store lacks.
         """
+        from gonbuild.comparison import eval_markdown, eval_plots
         from gonbuild.figures import figures
 
         with self.store.lock(self.settings.machine.lock_timeout_s):
             measured = figures(self.workspace(), progress)
-        write_aside(self.root / REPORT / "eval.json", (json.dumps(measured, indent=1) + "\n").encode())
-        write_aside(self.root / REPORT / "eval.md", eval_markdown(measured).encode())
+        written = {
+            "eval.json": json.dumps(measured, ensure_ascii=False, indent=1) + "\n",
+            "eval.md": eval_markdown(measured),
+            **eval_plots(measured),
+        }
+        for name, text in written.items():
+            write_aside(self.root / REPORT / name, text.encode())
         return measured
 
     def try_card(self, card: Card | str, n: int = 4, progress: Progress = quiet) -> tuple[Judged, ...]:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 TYPES = ("Bảo Vệ", "Cộng Đồng", "Thiên Tai")
 REGIONS = ("Rừng", "Sông", "Đất", "Làng")
@@ -12,11 +11,17 @@ REGIONS = ("Rừng", "Sông", "Đất", "Làng")
 END = "<|end|>"
 """What ends a turn of the dialogue, and so a story."""
 
-Progress = Callable[[str, int, int], None]
-"""Told (what is being done, units done, units in all) while a step runs; `done == total` ends a bar."""
+
+class Progress(Protocol):
+    """Told what is being done, units done and units in all while a step runs; `done == total` ends a bar.
+
+    A training tells the mean loss of its last update too, in nats per token.
+    """
+
+    def __call__(self, what: str, done: int, total: int, loss: float | None = None, /) -> None: ...
 
 
-def quiet(what: str, done: int, total: int) -> None:
+def quiet(what: str, done: int, total: int, loss: float | None = None, /) -> None:
     """The progress of a caller that does not care."""
 
 

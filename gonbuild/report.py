@@ -4,7 +4,6 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from gonbuild.packs import Line
 from gonbuild.plan import Step
@@ -51,29 +50,6 @@ def card_history(step: Step, line: Line | None, stories: Sequence[Story], droppe
                 counts[row["filter"]] += 1
     lines += [f"  dropped by {name}: {count}" for name, count in counts.most_common()]
     return lines
-
-
-def eval_markdown(figures: Mapping[str, Any]) -> str:
-    """Puts the figures of an evaluation into Markdown tables."""
-    from gonbuild.prompts import md  # loads jinja2, which a build with nothing to do does without
-
-    measured = [name for name in ("bits_per_byte", "perplexity") if name in figures]  # none without held-out stories
-    lines = [
-        f"Base `{figures['base']}`, adapter `{figures['adapter'][:8]}`, {figures['held_out_stories']} stories of "
-        f"{figures['held_out_cards']} held-out cards, {figures['candidates']} candidates of {figures['cards']} cards.",
-    ]
-    if measured:
-        lines += ["", "| held-out stories | base | adapter |", "|---|---|---|"]
-    for name in measured:
-        row = [f"{figures[name][model]:.3f}" for model in ("base", "adapter")]
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(row)} |")
-    lines += ["", "| candidates | share |", "|---|---|", f"| pass all filters | {figures['pass_rate']:.1%} |"]
-    lines += [f"| dropped by {name} | {share:.1%} |" for name, share in figures["dropped_by"].items()]
-    lines += ["", "| effect told right, by form | candidates |", "|---|---|"]
-    lines += [f"| {md(form)} | {share:.1%} |" for form, share in figures["effect_told"].items()]
-    lines += ["", "| shipped stories | |", "|---|---|"]
-    lines += [f"| {name} | {figures['shipped'][name]:.3g} |" for name in figures["shipped"]]
-    return "\n".join(lines) + "\n"
 
 
 def training_line(record: bytes) -> str:

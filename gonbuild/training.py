@@ -257,13 +257,11 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]  # the library has no typ
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         self.progress("training", state.global_step, state.max_steps)
 
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        self.progress("training", state.global_step, state.max_steps)
-
     def on_log(self, _args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         loss, norm = float(logs["loss"]), logs.get("grad_norm", 0.0)
+        self.progress("training", state.global_step, state.max_steps, loss)
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.broken = f"update {state.global_step} is {loss}, its gradient's norm {norm}"
             control.should_training_stop, control.should_save = True, False

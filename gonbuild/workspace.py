@@ -175,13 +175,17 @@ class Workspace:
     def candidate_inputs(self, adapter: str, card: str, round_: int) -> dict[str, Any]:
         """Everything that decides one card's candidates of one round (from 0)."""
         count = self.settings.sampling.candidates
+        return self.draw_inputs(adapter, card, self.scan.prompts[card], round_ * count, (round_ + 1) * count)
+
+    def draw_inputs(self, maker: Any, card: str, prompt: str, first: int, last: int) -> dict[str, Any]:
+        """Everything that decides candidates `first` to `last - 1`; the maker is an adapter, or inputs of a base."""
         return {
-            "adapter": adapter,
+            "adapter": maker,
             "card": card,
-            "prompt": self.scan.prompts[card],
+            "prompt": prompt,
             "sampling": self.settings.sampling.model_dump(mode="json"),
-            "first": round_ * count,
-            "last": (round_ + 1) * count,
+            "first": first,
+            "last": last,
             "step": CANDIDATES_STEP,
         }
 

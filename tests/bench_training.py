@@ -131,7 +131,7 @@ def train_ours(base: Any, rows: list[Any], adapter: Any, folder: Path, updates: 
     """Trains as `gonbuild train` does."""
     from gonbuild.training import train_adapter
 
-    def progress(what: str, done: int, _total: int) -> None:
+    def progress(what: str, done: int, _total: int, _loss: float | None = None) -> None:
         if what == "training" and done:
             ended()
 

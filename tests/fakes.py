@@ -65,9 +65,10 @@ def clause(prompt: str) -> str:
 class FakeModels:
     """Trains by writing a digest, generates from SCENES by card, prompt and index; `log` tells what was asked."""
 
-    def __init__(self, bad: Sequence[str] = (), base: str = "fake-base-1") -> None:
+    def __init__(self, bad: Sequence[str] = (), base: str = "fake-base-1", held_out: Sequence[str] = ()) -> None:
         self.log: list[str] = []
         self.others_wait = True
+        self.names = frozenset(held_out)
         self.bad = set(bad)
         """Cards whose candidates tell no effect."""
         self.base = base
@@ -76,7 +77,7 @@ class FakeModels:
         return self.base
 
     def held_out(self) -> frozenset[str]:
-        return frozenset()
+        return self.names
 
     def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> None:
         self.log.append(f"train {len(rows)}")
@@ -90,13 +91,18 @@ class FakeModels:
         self.others_wait = False
 
     def generate(
-        self, folder: Path, requests: Sequence[Request], progress: Progress
+        self, folder: Path | None, requests: Sequence[Request], progress: Progress
     ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
-        seed = (folder / "adapter_model.safetensors").read_bytes()
+        seed = (folder / "adapter_model.safetensors").read_bytes() if folder else self.base.encode()
         for done, request in enumerate(requests, 1):
             self.log.append(f"generate {request.card} {request.first}-{request.last}")
             yield request, tuple(self._candidate(request, i, seed) for i in range(request.first, request.last))
             progress("generating", done, len(requests))
+
+    def measure(self, folder: Path | None, rows: Sequence[Row], progress: Progress) -> dict[str, float]:
+        self.log.append(f"measure {len(rows)}")
+        progress("measuring", len(rows), len(rows))
+        return {"bits_per_byte": 1.5, "perplexity": 9.0} if folder else {"bits_per_byte": 2.0, "perplexity": 16.0}
 
     def _candidate(self, request: Request, index: int, seed: bytes) -> Candidate:
         draw = hashlib.sha256(seed + f"{request.card} {request.prompt.text} {index}".encode()).digest()

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
-from gonbuild.bleu import BleuIndex, sentence_bleu, signature
+from gonbuild.bleu import BleuIndex, corpus_scores, sentence_bleu, signature
 from gonbuild.language import fold
 
 WORDS = st.sampled_from(["rừng", "Rừng", "sông", "tăng", "2", "điểm", "hoà", "hòa", ".", "điểm.", "1,5"])
@@ -35,3 +36,22 @@ def test_empty_index_has_nothing_near():
 
 def test_signature_is_sacrebleus():
     assert signature().startswith("nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:")
+
+
+def test_corpus_scores_are_sacrebleus_with_as_many_references_as_each_text_has():
+    texts = ["Mưa rơi trên đồi, cây xanh tốt.", "Cá bơi về sông sau cơn mưa."]
+    told = [["Mưa rơi trên đồi trọc.", "Cây xanh tốt nhờ mưa."], ["Cá bơi về con sông sau cơn lũ lớn."]]
+    streams = [["mưa rơi trên đồi trọc.", "cá bơi về con sông sau cơn lũ lớn."], ["cây xanh tốt nhờ mưa.", None]]
+    bleu, chrf = BLEU(lowercase=True), CHRF(lowercase=True)
+    scores = corpus_scores(texts, told)
+    assert scores["BLEU"][0] == pytest.approx(bleu.corpus_score(texts, streams).score)
+    assert scores["chrF"][0] == pytest.approx(chrf.corpus_score(texts, streams).score)
+    assert 0 < scores["BLEU"][0] < 100
+    assert scores["BLEU"][1].startswith("nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert scores["chrF"][1].startswith("nrefs:var|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+
+
+def test_text_that_one_of_its_references_repeats_scores_full_marks():
+    told = [["Hoà bình trên đồi cao.", "Một câu khác hẳn."], ["Cá bơi về sông lớn."]]
+    scores = corpus_scores(["Hòa bình trên đồi cao.", "cá bơi về sông lớn."], told)
+    assert [score for score, _ in scores.values()] == pytest.approx([100, 100])

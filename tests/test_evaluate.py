@@ -13,7 +13,7 @@ from gonbuild.records import Row
 from gonbuild.settings import ModelSettings
 
 ROWS = [
-    Row(f"card-{n}", f"<|user|>\nThẻ {n}<|end|>\n<|assistant|>\n", f"{'Cá bơi. ' * (1 + n % 4)}<|end|>")
+    Row(f"card-{n}", f"<|user|>\nThẻ {n // 10}<|end|>\n<|assistant|>\n", f"{'Cá bơi. ' * (1 + n % 4)}<|end|>")
     for n in range(11)
 ]
 
@@ -43,7 +43,7 @@ def test_bits_per_byte_equal_the_model_s_own_loss_row_by_row(base):
 def test_measuring_tells_its_progress_to_the_end(base):
     told = []
     bits_per_byte(base, ROWS, lambda *step: told.append(step))
-    assert told == [("measuring", 0, 11), ("measuring", BATCH, 11), ("measuring", 11, 11)]
+    assert told == [("measuring", done, 11) for done in (0, BATCH, 10, 11)]
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,10 @@ def test_evaluation_compares_base_and_adapter_on_held_out_cards(built: tuple[Pro
     examples.mkdir()
     (examples / "held.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     figures = load_project(project.root).evaluate()
-    assert figures["held_out_stories"] == 2
-    assert 0 < figures["bits_per_byte"]["adapter"] < figures["bits_per_byte"]["base"]
-    assert figures["candidates"] == 24
+    base, adapter = figures["models"]["base"], figures["models"]["adapter"]
+    assert figures["held_out"]["stories"] == 2
+    assert 0 < adapter["bits_per_byte"] < base["bits_per_byte"]
+    assert [side["game"]["candidates"] for side in (base, adapter)] == [24, 24]
+    assert [side["held_out"]["candidates"] for side in (base, adapter)] == [8, 8]
+    assert figures["tried"][0]["base"]["text"] != figures["tried"][0]["adapter"]["text"]
     assert figures["shipped"]["stories"] == 3
-    assert (project.root / "build/report/eval.md").read_text(encoding="utf-8").startswith("Base `base`, adapter `")

@@ -460,15 +460,15 @@ def test_evaluation_measures_held_out_stories_as_they_are_written(tmp_path: Path
     class Measuring(HoldingOut):
         measured: tuple[Row, ...] = ()
 
-        def measure(self, _folder: Path, rows: Sequence[Row], _progress: Progress) -> dict[str, object]:
+        def measure(self, folder: Path | None, rows: Sequence[Row], progress: Progress) -> dict[str, float]:
             self.measured = tuple(rows)
-            return {}
+            return super().measure(folder, rows, progress)
 
     models = Measuring()
     project = make_project(tmp_path, models=models, settings="[tool.gonbuild.dataset]\nvariants = 9\n")
     told = "Bé Na vớt rác quanh hồ mỗi sáng. Nước lại trong, Sông tăng 2 điểm."
     example_file(tmp_path, ("Vớt Rác", "+2 điểm cho Sông", told))
-    assert project.evaluate()["held_out_stories"] == 1
+    assert project.evaluate()["held_out"]["stories"] == 1
     assert [(row.completion, row.changes) for row in models.measured] == [(told + END, ())]
 
 
