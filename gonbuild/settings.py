@@ -95,6 +95,8 @@ class AdapterSettings(Stage):
     """AdamW's"""
     optimizer: Literal["adamw_torch", "paged_adamw_32bit"] = "adamw_torch"
     """transformers' name"""
+    group_by_length: bool = True
+    """rows of an update are of similar length"""
     max_tokens: Positive = 512
     """longest row, tokens; a longer one is an error that names it"""
     gradient_checkpointing: bool = False

@@ -220,7 +220,7 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]  # the library has no types he
 
 
 class _Batches(Sampler[list[int]]):
-    """The rows of each batch of an epoch: those of one update are of similar length, the longest of all come first."""
+    """The rows of each batch of an epoch; grouped by length, the longest come first, where memory runs out at once."""
 
     def __init__(self, lengths: Sequence[int], settings: AdapterSettings, epoch: Callable[[], int]) -> None:
         self.lengths, self.settings, self.epoch = lengths, settings, epoch
@@ -228,7 +228,10 @@ class _Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed((self.settings.seed << 16) + self.epoch())
         size = self.settings.batch_size
-        order = get_length_grouped_indices(self.lengths, size * self.settings.accumulation, generator=generator)
+        if self.settings.group_by_length:
+            order = get_length_grouped_indices(self.lengths, size * self.settings.accumulation, generator=generator)
+        else:
+            order = torch.randperm(len(self.lengths), generator=generator).tolist()
         return (order[at : at + size] for at in range(0, len(order), size))
 
     def __len__(self) -> int:

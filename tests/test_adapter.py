@@ -174,6 +174,21 @@ def test_gradient_checkpointing_changes_memory_and_not_the_losses(folder, traine
     assert training.losses[0][1] == pytest.approx(trained[1].losses[0][1], rel=0.05)
 
 
+def test_every_row_is_read_once_in_an_epoch_and_in_another_order_in_the_next():
+    lengths = [n * 7 % 65 for n in range(65)]
+    spread = {}
+    for grouped in (True, False):
+        settings = SETTINGS.model_copy(update={"batch_size": 2, "accumulation": 2, "group_by_length": grouped})
+        epochs = [list(_Batches(lengths, settings, lambda n=n: n)) for n in (0, 1, 0)]
+        assert epochs[0] == epochs[2] != epochs[1]
+        for batches in epochs:
+            assert [len(batch) for batch in batches] == [2] * 32 + [1]
+            assert sorted(row for batch in batches for row in batch) == list(range(65))
+        updates = [[lengths[row] for batch in epochs[0][at : at + 2] for row in batch] for at in range(2, 32, 2)]
+        spread[grouped] = sum(max(update) - min(update) for update in updates)
+    assert spread[True] < spread[False] / 2
+
+
 def test_all_long_rows_are_named(base, tmp_path):
     rows = [*ROWS, Row("dai-001", PROMPT, "Sông " * 60), Row("dai-002", PROMPT, "Sông " * 90)]
     with pytest.raises(InputError, match=r"'dai-001' and its prompt have \d+ tokens. Wanted at most 70") as caught:
