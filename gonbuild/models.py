@@ -4,6 +4,7 @@ The pipeline talks to this class alone, so a test can put a small fake in its pl
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -97,6 +98,8 @@ class Models:
             self._check_training(rows)
         base, machine = self._base, self._settings.machine
         progress(LOADING, 1, 1)
+        # Its own choice is the checkpoints' folder, which does not stay.
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self._root / "build" / "report" / "tensorboard"))
         journal = Journal(work, machine.checkpoint_updates, machine.report_to)
         return train_adapter(base, rows, self._settings.adapter, folder, progress, journal)
 

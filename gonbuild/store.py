@@ -76,6 +76,7 @@ class Store:
                 fill(aside)
                 files = {}
                 for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+                    path.chmod(aside.stat().st_mode & 0o666)  # safetensors' are for one user alone, likewise
                     _sync(path)
                     files[path.relative_to(aside).as_posix()] = {"sha256": _sha256(path), "size": path.stat().st_size}
                 write_aside(aside / MANIFEST, manifest_bytes(kind, key, inputs, files))

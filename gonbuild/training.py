@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import math
 import time
@@ -90,10 +91,10 @@ def train_adapter(
     together, each calls this, and the first one writes.
 
     Raises:
-        InputError: no rows, rows longer than `max_tokens` (all are named), `targets` that the base has not, or a batch
-            that the processes cannot share.
-        MachineError: memory ran out, the loss became infinite or no number, or the folder cannot be written.
+        InputError: no rows, rows longer than `max_tokens` (all are named), or `targets` that the base has not.
+        MachineError: memory or disk ran out, the loss became infinite or no number, or a tracker is not installed.
     """
+    _check_tracker(journal.report_to)
     began = time.monotonic()
     encoded = encode_rows(base, rows, settings)
     watcher = _Watcher(progress)
@@ -144,6 +145,13 @@ def _repeatable() -> Iterator[None]:
     finally:
         torch.set_deterministic_debug_mode(earlier)
         deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+def _check_tracker(name: str) -> None:
+    packages = {"none": ("torch",), "tensorboard": ("tensorboard", "tensorboardX")}.get(name, (name,))
+    if not any(importlib.util.find_spec(package) for package in packages):
+        what = f"machine.report_to is '{name}', and that package is not installed"
+        raise MachineError(Problem("pyproject.toml", what, f'`pip install {name}`, or "none".'))
 
 
 def agree(*, train: bool) -> bool:
@@ -304,6 +312,7 @@ def _config(base: Base, settings: AdapterSettings, folder: Path, journal: Journa
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to=journal.report_to,
+        run_name=journal.folder.name[:8] if journal.folder else None,
         disable_tqdm=True,
         push_to_hub=False,
     )

@@ -196,6 +196,11 @@ def test_all_long_rows_are_named(base, tmp_path):
     assert len(caught.value.problems) == 2
 
 
+def test_tracker_that_is_not_installed_is_named_with_its_cure(base, tmp_path):
+    with pytest.raises(MachineError, match="machine.report_to is 'trackio', and that package is not installed.*pip"):
+        train_adapter(base, ROWS, SETTINGS, tmp_path, journal=Journal(report_to="trackio"))
+
+
 def test_no_rows_are_an_input_error(base, tmp_path):
     with pytest.raises(InputError, match="no story to train on"):
         train_adapter(base, [], SETTINGS, tmp_path)

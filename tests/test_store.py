@@ -149,3 +149,16 @@ def test_manifest_is_readable_json(store: Store) -> None:
     assert sorted(manifest["files"]) == ["a.bin", "deep/b.txt"]
     assert manifest["kind"] == "adapter"
     assert "điểm" in (folder / "manifest.json").read_text()
+
+
+def test_files_are_for_all_who_may_use_the_store(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"1")
+        (folder / "weights").chmod(0o600)
+
+    store = Store(tmp_path / "store")
+    store.root.mkdir()
+    (store.root / "adapter").mkdir()
+    (store.root / "adapter").chmod(0o2770)
+    folder = store.put("adapter", "k", None, fill)
+    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir() if p.name == "weights"} == {"weights": 0o660}
