@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from gonbuild.errors import InputError, Problem
 
+CURE = "Delete its folder (in the cache, and in cache.remote where it came from there), then `gonbuild train`."
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -55,7 +56,7 @@ def merge_adapter(base: Base, folder: Path) -> Base:
             return replace(base, model=adapted.merge_and_unload(safe_merge=True).eval())
         except ValueError as e:
             what = f"the adapter cannot be merged: {str(e).splitlines()[0]}"
-            raise InputError(Problem(folder.name, what, "Train it again: `gonbuild train`.")) from e
+            raise InputError(Problem(folder.name, what, CURE)) from e
 
 
 def detach_adapter(base: Base) -> None:
@@ -77,15 +78,15 @@ def _check_adapter(base: Base, folder: Path) -> None:
     config = _adapter_config(folder)
     if not (folder / WEIGHTS).is_file():
         pickles = " (adapter_model.bin is a pickle, which is never loaded)" if any(folder.glob("*.bin")) else ""
-        problems.append(Problem(where, f"the adapter has no {WEIGHTS}{pickles}", "Train it again: `gonbuild train`."))
+        problems.append(Problem(where, f"the adapter has no {WEIGHTS}{pickles}", CURE))
     if config is None:
-        problems.append(Problem(where, f"the adapter has no readable {CONFIG}", "Train it again: `gonbuild train`."))
+        problems.append(Problem(where, f"the adapter has no readable {CONFIG}", CURE))
     elif config.get("base_model_name_or_path") != base.files.name:
         made_for = config.get("base_model_name_or_path")
         what = f"the adapter was made for '{made_for}', and model.base is '{base.files.name}'"
         problems.append(Problem(where, what, "Set model.base to the one, or train again for the other."))
     elif config.get("auto_mapping") or config.get("peft_type") != "LORA":
-        problems.append(Problem(where, "the adapter is not a plain LoRA", "Train it again: `gonbuild train`."))
+        problems.append(Problem(where, "the adapter is not a plain LoRA", CURE))
     problems = problems or list(_wrong_shapes(base, folder, config))
     if problems:
         raise InputError(problems)
@@ -100,12 +101,11 @@ def _adapter_config(folder: Path) -> Any:
 
 def _wrong_shapes(base: Base, folder: Path, config: dict[str, Any]) -> Iterator[Problem]:
     """Says where the matrices do not fit the base; PEFT would only warn of missing ones, and take others silently."""
-    cure = "Train it again: `gonbuild train`."
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no dict
     except Exception as e:  # safetensors has an error class of its own, and file errors come as OSError
-        yield Problem(folder.name, f"{WEIGHTS} cannot be read: {e}", cure)
+        yield Problem(folder.name, f"{WEIGHTS} cannot be read: {e}", CURE)
         return
     wanted = {}
     layers = config.get("layers_to_transform")
@@ -119,11 +119,11 @@ def _wrong_shapes(base: Base, folder: Path, config: dict[str, Any]) -> Iterator[
     for name in sorted(wanted.keys() | found.keys()):
         if name not in wanted or name not in found:
             what = f"lacks {name}" if name in wanted else f"holds {name}, which {base.files.name} has no place for"
-            yield Problem(folder.name, f"the adapter {what}", cure)
+            yield Problem(folder.name, f"the adapter {what}", CURE)
             return
         if found[name] != wanted[name]:
             what = f"the adapter does not fit {base.files.name}: {name} is {found[name]}, {wanted[name]} wanted"
-            yield Problem(folder.name, what, cure)
+            yield Problem(folder.name, what, CURE)
             return
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from gonbuild.errors import MachineError
 from gonbuild.plots import Point, line_chart
 from gonbuild.records import Progress
 from gonbuild.store import write_aside
@@ -33,8 +35,7 @@ def drawn_live(progress: Progress, folder: Path) -> Progress:
         if done == total or time.monotonic() - last >= EVERY_S:
             last = time.monotonic()
             picture = _picture(f"Training, {done} of {total} updates", points, reload=done < total)
-            with contextlib.suppress(OSError):
-                write_aside(folder / PICTURE, picture.encode())
+            _write(folder, {PICTURE: picture.encode()})
 
     return told
 
@@ -48,8 +49,13 @@ def keep_curve(adapter: Path, folder: Path) -> None:
         title = f"Training of adapter {adapter.name[:8]}: {training['tokens']:,} tokens in {training['seconds']:.1f} s"
     except (OSError, ValueError, KeyError, TypeError):
         return
-    write_aside(folder / KEPT, data)
-    write_aside(folder / PICTURE, _picture(title, points).encode())
+    _write(folder, {KEPT: data, PICTURE: _picture(title, points).encode()})
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    with contextlib.suppress(OSError, MachineError):  # a full disk is one of ours
+        for name, data in files.items():
+            write_aside(folder / name, data)
 
 
 def _picture(title: str, points: list[Point], *, reload: bool = False) -> str:

@@ -69,6 +69,10 @@ class Driver:
 
         return self._ask(read)
 
+    def size(self, name: str) -> int:
+        """Returns a file's size in bytes."""
+        return self._ask(lambda: int(self._root[0].size(f"{self._root[1]}/{name}")))
+
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yields a file's bytes, some MB at a time."""
         with self._ask(lambda: self._open(name)) as file:

@@ -88,7 +88,7 @@ class Models:
         from gonbuild.training import agree
 
         self._agreed = True
-        return agree(train=train)
+        return agree(self._settings.model.device, self._settings.machine.lock_timeout_s + 1800, train=train)
 
     def _train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> Any:
         progress(LOADING, 0, 1)

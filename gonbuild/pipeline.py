@@ -154,8 +154,6 @@ class Project:
         if target.exists():
             raise InputError(Problem(str(target), "is there already", "Name a path that is free."))
         folder = self.train(progress) if what == "adapter" else None
-        if process():
-            return
         with folder_aside(target) as aside:
             if folder is not None and not merged:
                 write_adapter(folder, locate_base(self.settings.model, self.root), aside)
@@ -202,7 +200,9 @@ class Project:
             card = known[card]
         requests = [Request(card.id, ws.templates.prompt(card), 0, n)]
         ctx = context(ws, {})
-        drawn = ws.models.generate(adapter_folder(ws, progress=progress), requests, progress)
+        with self.store.lock(self.settings.machine.lock_timeout_s):
+            folder = adapter_folder(ws, progress=progress)
+        drawn = ws.models.generate(folder, requests, progress)
         return tuple(judge(candidate, card, ctx) for _, candidates in drawn for candidate in candidates)
 
     def write_story(self, card: Card | str, n: int = 4) -> list[str]:

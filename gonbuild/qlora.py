@@ -13,11 +13,12 @@ from torch import Tensor
 
 
 def compute_together(model: Any) -> None:
-    """Lets every LoRA layer over a 4-bit weight of a PEFT model compute both of its paths in one step."""
+    """Lets every LoRA layer over a 4-bit weight without bias of a PEFT model compute both of its paths in one step."""
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
-        if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), Linear4bit):
+        base = module.get_base_layer() if isinstance(module, LoraLayer) else None
+        if isinstance(base, Linear4bit) and base.bias is None:
             module.forward = MethodType(_forward, module)
 
 

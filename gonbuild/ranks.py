@@ -9,7 +9,7 @@ import os
 
 def process() -> int:
     """Returns this process's number in the launch; the first one, and one that was started alone, is 0."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if processes() > 1 else 0  # some schedulers set it for other ends
 
 
 def processes() -> int:

@@ -160,9 +160,12 @@ class Remote:
         """Returns the files of the remote's entry, None where there is none that anybody could use."""
         try:
             told = self._manifest(key)
-        except RefusedError:
+            if told is None or key in self._damaged:
+                return None
+            sound = all(self._driver.size(f"{KIND}/{key}/{name}") == file["size"] for name, file in told[1].items())
+        except (RefusedError, FileNotFoundError):
             return None
-        return None if told is None or key in self._damaged else told[1]
+        return told[1] if sound else None
 
     def _fetch(self, key: str, files: Files, aside: Path, progress: Progress) -> None:
         tell = _megabytes(f"fetching adapter {key[:8]}, MB", files, progress)

@@ -44,6 +44,12 @@ class ModelSettings(Stage):
     device: Literal["cpu", "cuda"] = "cpu"
     """where the model runs"""
 
+    @model_validator(mode="after")
+    def _computed_in_16_bits(self) -> "ModelSettings":
+        if self.quantization == "nf4" and self.dtype != "bfloat16":
+            raise ValueError(f'wanted dtype = "bfloat16" with quantization = "nf4", found "{self.dtype}"')
+        return self
+
 
 class DatasetSettings(Stage):
     """Which stories become training rows, beside the decks' own examples."""
@@ -63,7 +69,7 @@ class AdapterSettings(Stage):
     """LoRA r"""
     alpha: Positive = 32
     """LoRA alpha; the update is scaled by alpha / r"""
-    dropout: Fraction = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """LoRA dropout, share"""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj",

@@ -92,12 +92,15 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self, kind: str, key: str) -> Iterator[Path]:
-        """Lends a folder for long work under a key: it stays, as the only one of its kind, until the work has ended."""
+        """Lends a folder for long work under a key, which stays until the work has ended.
+
+        Of other work that did not end, the two latest stay.
+        """
         folder = self.root / kind / key
         folder.mkdir(parents=True, exist_ok=True)
-        for other in folder.parent.iterdir():
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
+        others = sorted((f for f in folder.parent.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)
+        for other in others[:-2]:
+            shutil.rmtree(other, ignore_errors=True)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 

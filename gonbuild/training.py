@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -36,6 +37,7 @@ from gonbuild.adapter import CONFIG, detach_adapter, nothing_printed
 from gonbuild.errors import InputError, MachineError, Problem
 from gonbuild.packing import IGNORED, attention_mask, pack
 from gonbuild.qlora import compute_together
+from gonbuild.ranks import processes
 from gonbuild.records import Progress, Row, quiet
 from gonbuild.settings import AdapterSettings
 
@@ -102,6 +104,7 @@ def train_adapter(
     with nothing_printed(), _repeatable():
         set_seed(settings.seed)  # before LoRA's matrices are drawn
         try:
+            detach_adapter(base)  # one that candidates were drawn with
             trainer = _Trainer(
                 [len(ids) for ids, _ in encoded],
                 settings,
@@ -154,9 +157,9 @@ def _check_tracker(name: str) -> None:
         raise MachineError(Problem("pyproject.toml", what, f'`pip install {name}`, or "none".'))
 
 
-def agree(*, train: bool) -> bool:
-    """Agrees among the processes of a launch whether to train: what the first one says, all return."""
-    state = PartialState(cpu=not torch.cuda.is_available())  # makes the process group
+def agree(device: str, wait_s: float, *, train: bool) -> bool:
+    """Agrees among the processes of a launch whether to train: what the first one says within the time, all return."""
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(seconds=wait_s))  # makes the process group
     atexit.register(state.destroy_process_group)
     word = [train]
     broadcast_object_list(word)
@@ -167,8 +170,16 @@ def _last_checkpoint(journal: Journal) -> str | None:
     """Returns the newest checkpoint that was written whole: the state is the last of its files."""
     if journal.folder is None:
         return None
-    whole = [state.parent for state in journal.folder.glob("checkpoint-*/trainer_state.json") if _is_json(state)]
+    states = journal.folder.glob("checkpoint-*/trainer_state.json")
+    whole = [state.parent for state in states if _is_json(state) and _has_each_dropout(state.parent)]
     return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
+
+
+def _has_each_dropout(checkpoint: Path) -> bool:
+    """Tells whether a checkpoint holds the random state of each process of this launch, and of no other."""
+    count = processes()
+    wanted = {"rng_state.pth"} if count == 1 else {f"rng_state_{number}.pth" for number in range(count)}
+    return {path.name for path in checkpoint.glob("rng_state*.pth")} == wanted
 
 
 def _is_json(path: Path) -> bool:
@@ -275,13 +286,15 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]  # the library has no typ
         self.progress("training", state.global_step, state.max_steps, loss)
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.broken = f"update {state.global_step} is {loss}, its gradient's norm {norm}"
-            control.should_training_stop, control.should_save = True, False
+            control.should_training_stop = True
+        if self.broken or state.global_step >= state.max_steps:
+            control.should_save = False  # a training that goes on from its own end would do an update too many
 
 
 def _config(base: Base, settings: AdapterSettings, folder: Path, journal: Journal) -> SFTConfig:
     """Says everything that trl would choose by itself, or do beside training."""
     cpu = base.device.type == "cpu"
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(journal.folder or folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,  # all devices' together: `_Trainer` shares it out
@@ -316,6 +329,8 @@ def _config(base: Base, settings: AdapterSettings, folder: Path, journal: Journa
         disable_tqdm=True,
         push_to_hub=False,
     )
+    config.mixed_precision = "no"  # else that of the launcher's own configuration
+    return config
 
 
 def _adapted(base: Base, settings: AdapterSettings) -> Any:

@@ -22,8 +22,12 @@ class Model(nn.Module):
             128, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=double
         )
 
+        self.third = Linear4bit(
+            64, 64, bias=True, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=double
+        )
+
     def forward(self, x):
-        return self.second(torch.tanh(self.first(x)))
+        return self.third(self.second(torch.tanh(self.first(x))))
 
 
 def gradients(model, x, seed):
@@ -39,7 +43,7 @@ worst = 0.0
 for double in (False, True):
     torch.manual_seed(0)
     model = Model(double).to("cpu")
-    config = LoraConfig(r=8, lora_alpha=5, lora_dropout=float(sys.argv[1]), target_modules=["first", "second"])
+    config = LoraConfig(r=8, lora_alpha=5, lora_dropout=float(sys.argv[1]), target_modules=["first", "second", "third"])
     theirs = get_peft_model(model, config).train()
     for name, p in theirs.named_parameters():
         if "lora_B" in name:
@@ -48,6 +52,7 @@ for double in (False, True):
     wanted = gradients(theirs, x, 1)
     compute_together(theirs)
     found = gradients(theirs, x, 1)
-    assert len(found) == 6
+    assert len(found) == 8
+    assert all(tensor.isfinite().all() for tensor in found)
     worst = max([worst, *(float((a - b).norm() / a.norm()) for a, b in zip(wanted, found, strict=True))])
 print(worst)

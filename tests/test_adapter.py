@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import write_tiny_base
 from torch.utils.data import DataLoader
@@ -19,7 +19,7 @@ from gonbuild.machine import rows_are_exact
 from gonbuild.model import load_base
 from gonbuild.records import Row
 from gonbuild.settings import AdapterSettings, ModelSettings
-from gonbuild.training import Journal, _Batches, _config, _lora, train_adapter
+from gonbuild.training import Journal, _Batches, _config, _last_checkpoint, _lora, train_adapter
 
 PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
 STORIES = [
@@ -250,6 +250,38 @@ def test_checkpoint_asks_no_hub_for_the_base(folder, tmp_path, recwarn):
     train_adapter(base, ROWS, SETTINGS, tmp_path, journal=Journal(tmp_path / "work", every=2))
     assert len(list((tmp_path / "work").glob("checkpoint-*"))) == 2
     assert not [w for w in recwarn if "remote" in str(w.message)]
+
+
+def test_last_update_leaves_no_checkpoint(base, tmp_path):
+    settings = SETTINGS.model_copy(update={"epochs": 1.5, "schedule": "constant"})  # a part of an epoch: 5 updates
+    train_adapter(base, ROWS, settings, tmp_path, journal=Journal(tmp_path / "work", every=1))
+    assert sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_checkpoint_of_another_number_of_processes_is_passed_over(folder, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(load(folder), ROWS, SETTINGS, tmp_path / "lost", stop_after(5), Journal(work, every=2))
+    assert _last_checkpoint(Journal(work)) == str(work / "checkpoint-4")
+    (work / "checkpoint-4" / "rng_state.pth").rename(work / "checkpoint-4" / "rng_state_0.pth")
+    assert _last_checkpoint(Journal(work)) == str(work / "checkpoint-2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _last_checkpoint(Journal(work)) is None
+    (work / "checkpoint-4" / "rng_state_1.pth").touch()
+    assert _last_checkpoint(Journal(work)) == str(work / "checkpoint-4")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+def test_base_that_carries_an_adapter_is_trained_as_without(base, trained, tmp_path):
+    get_peft_model(base.model, _lora(base, SETTINGS.model_copy(update={"last_layers": 0})))  # as on a GPU
+    train_adapter(base, ROWS, SETTINGS, tmp_path)
+    assert weights(tmp_path) == weights(trained[0])
+
+
+def test_launchers_own_precision_changes_nothing(base, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    train_adapter(base, ROWS, SETTINGS, tmp_path)
+    assert weights(tmp_path) == weights(trained[0])
 
 
 def test_half_written_checkpoint_is_passed_over(folder, tmp_path):

@@ -13,6 +13,7 @@ from tiny import write_tiny_base
 
 from gonbuild.cli import main
 from gonbuild.pipeline import load_project
+from gonbuild.ranks import process
 
 SETTINGS = """\
 [tool.gonbuild.model]
@@ -76,6 +77,8 @@ def test_first_process_asks_the_store_and_the_others_wait_for_its_word(
     assert first.models.log == ["train 3"]
     assert not first.models.others_wait
     monkeypatch.setenv("RANK", "1")
+    assert process() == 0  # of one process: somebody else's variable
+    monkeypatch.setenv("WORLD_SIZE", "2")
     second = open_project(project)
     assert second.train() == first.store.root / "adapter" / first.workspace().adapter_key
     assert second.models.log == ["help 3"]

@@ -227,6 +227,19 @@ def test_entry_that_is_there_is_not_sent_again(shared: Shared, tmp_path: Path) -
     assert second.told == []
 
 
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_entry_whose_weights_were_cut_or_lost_there_is_sent_again(shared: Shared, tmp_path: Path, damage: str) -> None:
+    machine = Machine(tmp_path / "a", shared.url)
+    machine.make(b"weights")
+    machine.remote.push(KEY)
+    path = f"{shared.root}/adapter/{KEY}/{WEIGHTS}"
+    shared.files.rm_file(path) if damage == "missing" else shared.files.pipe_file(path, b"weigh")
+    again = Machine(tmp_path / "a", shared.url)
+    assert again.remote.push(KEY)
+    assert Machine(tmp_path / "b", shared.url).remote.pull(KEY) is not None
+    assert again.told == []
+
+
 def test_first_of_two_adapters_of_one_key_stays_and_the_second_is_told(shared: Shared, tmp_path: Path) -> None:
     first, second = Machine(tmp_path / "a", shared.url), Machine(tmp_path / "b", shared.url)
     first.make(b"of one GPU")
