@@ -92,7 +92,8 @@ class Models:
 
     def _train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> Any:
         progress(LOADING, 0, 1)
-        from gonbuild.training import Journal, train_adapter
+        from gonbuild.trainer import Journal
+        from gonbuild.training import train_adapter
 
         if not self._loaded:
             self._check_training(rows)

@@ -148,7 +148,8 @@ def train_seed(base: Any, rows: list[Any], adapter: Any, folder: Path, updates: 
     from transformers import TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from gonbuild.training import CHECKPOINTING, _Batches, _lora
+    from gonbuild.trainer import CHECKPOINTING, Batches
+    from gonbuild.training import lora_config
 
     encoded = [base.encode_row(row) for row in rows]
     lengths = [len(ids) for ids, _ in encoded]
@@ -156,7 +157,7 @@ def train_seed(base: Any, rows: list[Any], adapter: Any, folder: Path, updates: 
 
     class Seed(SFTTrainer):
         def get_train_dataloader(self) -> Any:
-            batches = _Batches(lengths, order, lambda: int(self.state.epoch or 0))
+            batches = Batches(lengths, order, lambda: int(self.state.epoch or 0))
             loader = DataLoader(self._remove_unused_columns(self.train_dataset), batch_sampler=batches,
                                 collate_fn=self.data_collator)  # fmt: skip
             return self.accelerator.prepare(loader)
@@ -180,7 +181,7 @@ def train_seed(base: Any, rows: list[Any], adapter: Any, folder: Path, updates: 
             [{"input_ids": ids, "labels": [-100] * start + ids[start:]} for ids, start in encoded]
         ),
         processing_class=base.tokenizer,
-        peft_config=_lora(base, adapter),
+        peft_config=lora_config(base, adapter),
         callbacks=[Clock()],
     )  # fmt: skip
     trainer.train()

@@ -13,7 +13,8 @@ from gonbuild.engine import generate
 from gonbuild.model import load_base
 from gonbuild.records import Prompt, Request, Row
 from gonbuild.settings import AdapterSettings, ModelSettings, SamplingSettings
-from gonbuild.training import Journal, train_adapter
+from gonbuild.trainer import Journal
+from gonbuild.training import train_adapter
 
 PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
 ROWS = [Row(f"card-{n}", PROMPT.format(n), f"Cá bơi về lần {n}, Sông thêm 2 điểm.<|end|>") for n in range(10)]

@@ -19,7 +19,8 @@ from gonbuild.machine import rows_are_exact
 from gonbuild.model import load_base
 from gonbuild.records import Row
 from gonbuild.settings import AdapterSettings, ModelSettings
-from gonbuild.training import Journal, _Batches, _config, _last_checkpoint, _lora, train_adapter
+from gonbuild.trainer import Batches, Journal, trainer_config
+from gonbuild.training import _last_checkpoint, lora_config, train_adapter
 
 PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<|assistant|>\n"
 STORIES = [
@@ -132,7 +133,7 @@ class InOurOrder(SFTTrainer):
 
     def __init__(self, rows, settings, **options):
         super().__init__(train_dataset=Dataset.from_list(rows), **options)
-        self.batches = _Batches([len(row["input_ids"]) for row in rows], settings, lambda: int(self.state.epoch or 0))
+        self.batches = Batches([len(row["input_ids"]) for row in rows], settings, lambda: int(self.state.epoch or 0))
 
     def get_train_dataloader(self):
         return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
@@ -149,9 +150,9 @@ def test_losses_are_those_of_trl(folder, tmp_path, change):
         [{"input_ids": ids, "labels": [-100] * start + ids[start:]} for ids, start in encoded],
         settings,
         model=base.model,
-        args=_config(base, settings, tmp_path, Journal()),
+        args=trainer_config(base, settings, tmp_path, Journal()),
         processing_class=base.tokenizer,
-        peft_config=_lora(base, settings),
+        peft_config=lora_config(base, settings),
     )
     theirs.args.remove_unused_columns = True
     theirs.train()
@@ -179,7 +180,7 @@ def test_every_row_is_read_once_in_an_epoch_and_in_another_order_in_the_next():
     spread = {}
     for grouped in (True, False):
         settings = SETTINGS.model_copy(update={"batch_size": 2, "accumulation": 2, "group_by_length": grouped})
-        epochs = [list(_Batches(lengths, settings, lambda n=n: n)) for n in (0, 1, 0)]
+        epochs = [list(Batches(lengths, settings, lambda n=n: n)) for n in (0, 1, 0)]
         assert epochs[0] == epochs[2] != epochs[1]
         for batches in epochs:
             assert [len(batch) for batch in batches] == [2] * 32 + [1]
@@ -273,7 +274,7 @@ def test_checkpoint_of_another_number_of_processes_is_passed_over(folder, tmp_pa
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
 def test_base_that_carries_an_adapter_is_trained_as_without(base, trained, tmp_path):
-    get_peft_model(base.model, _lora(base, SETTINGS.model_copy(update={"last_layers": 0})))  # as on a GPU
+    get_peft_model(base.model, lora_config(base, SETTINGS.model_copy(update={"last_layers": 0})))  # as on a GPU
     train_adapter(base, ROWS, SETTINGS, tmp_path)
     assert weights(tmp_path) == weights(trained[0])
 
