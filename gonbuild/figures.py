@@ -12,7 +12,7 @@ from gonbuild.chat import parse_card_text
 from gonbuild.effects import form_of, read_effect, tell
 from gonbuild.evaluate import distinct_n
 from gonbuild.filters import Context, judge
-from gonbuild.making import adapter_folder, context
+from gonbuild.making import adapter_folder, context, drawn_or_kept
 from gonbuild.records import Candidate, Card, Judged, Progress, Request, Row, digest
 from gonbuild.selection import commonest_drops
 from gonbuild.workspace import Workspace
@@ -107,15 +107,7 @@ def _draw(
     inputs = [
         ws.draw_inputs(maker, r.card, digest([r.prompt.text, r.prompt.without_card]), r.first, r.last) for r in requests
     ]
-    kept = [ws.store.read_json("candidates", digest(key)) for key in inputs]
-    drawn = [None if value is None else tuple(Candidate(**row) for row in value) for value in kept]
-    missing = [at for at, candidates in enumerate(drawn) if candidates is None]
-    if missing:
-        new = ws.models.generate(folder, [requests[at] for at in missing], progress)
-        for at, (_, candidates) in zip(missing, new, strict=True):
-            ws.store.put_json("candidates", digest(inputs[at]), inputs[at], [vars(c) for c in candidates])
-            drawn[at] = tuple(candidates)
-    return [candidates for candidates in drawn if candidates is not None]
+    return drawn_or_kept(ws, list(zip(requests, inputs, strict=True)), lambda: folder, progress)
 
 
 def _held_out(

@@ -1,8 +1,10 @@
 """Owns the way from candidates to a card's stories: rounds of drawing, judging and choosing; writes no pack."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gonbuild.errors import MachineError, Problem
 from gonbuild.filters import Context, StoryIndex, diversity, judge
@@ -115,23 +117,40 @@ def context(ws: Workspace, pack: Mapping[str, Sequence[Story]]) -> Context:
 def draw_round(
     ws: Workspace, work: Sequence[Made], round_: int, progress: Progress
 ) -> dict[str, tuple[Candidate, ...]]:
-    """Returns each card's candidates of one round: from the store, and what is missing there from the engine."""
-    drawn: dict[str, tuple[Candidate, ...]] = {}
-    missing: dict[str, list[Request]] = {}
+    """Returns each card's candidates of one round, card id -> candidates."""
+    by_adapter: dict[str, list[tuple[Request, dict[str, Any]]]] = {}
     for m in work:
         inputs = ws.candidate_inputs(m.adapter, m.card.id, m.first_round + round_)
-        value = ws.store.read_json("candidates", digest(inputs))
-        if value is None:
-            request = Request(m.card.id, ws.templates.prompt(m.card), inputs["first"], inputs["last"])
-            missing.setdefault(m.adapter, []).append(request)
-        else:
-            drawn[m.card.id] = tuple(Candidate(**row) for row in value)
-    for adapter, requests in missing.items():
-        for request, candidates in ws.models.generate(adapter_folder(ws, adapter, progress), requests, progress):
-            inputs = ws.candidate_inputs(adapter, request.card, request.first // ws.settings.sampling.candidates)
-            ws.store.put_json("candidates", digest(inputs), inputs, [vars(c) for c in candidates])
-            drawn[request.card] = tuple(candidates)
+        request = Request(m.card.id, ws.templates.prompt(m.card), inputs["first"], inputs["last"])
+        by_adapter.setdefault(m.adapter, []).append((request, inputs))
+    drawn: dict[str, tuple[Candidate, ...]] = {}
+    for adapter, asked in by_adapter.items():
+        found = drawn_or_kept(ws, asked, partial(adapter_folder, ws, adapter, progress), progress)
+        drawn |= {request.card: candidates for (request, _), candidates in zip(asked, found, strict=True)}
     return drawn
+
+
+def drawn_or_kept(
+    ws: Workspace,
+    asked: Sequence[tuple[Request, dict[str, Any]]],
+    folder: Callable[[], Path | None],
+    progress: Progress,
+) -> list[tuple[Candidate, ...]]:
+    """Returns the candidates of each request, which stands with the inputs of its key, in the order asked.
+
+    They come from the store, and what is missing there from the engine, which keeps it. The adapter's folder, None for
+    the bare base, is asked for only then.
+    """
+    kept = [ws.store.read_json("candidates", digest(inputs)) for _, inputs in asked]
+    drawn = {at: tuple(Candidate(**row) for row in value) for at, value in enumerate(kept) if value is not None}
+    missing = [at for at in range(len(asked)) if at not in drawn]
+    if missing:
+        new = ws.models.generate(folder(), [asked[at][0] for at in missing], progress)
+        for at, (_, candidates) in zip(missing, new, strict=True):
+            inputs = asked[at][1]
+            ws.store.put_json("candidates", digest(inputs), inputs, [vars(c) for c in candidates])
+            drawn[at] = tuple(candidates)
+    return [drawn[at] for at in range(len(asked))]
 
 
 def adapter_folder(ws: Workspace, key: str = "", progress: Progress = quiet) -> Path:
