@@ -18,6 +18,7 @@ from gonbuild.model import Base  # before the libraries: it sets the environment
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
+from torch import nn
 
 from gonbuild.errors import InputError, Problem
 
@@ -25,22 +26,35 @@ CURE = "Delete its folder (in the cache, and in cache.remote where it came from 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def attach_adapter(base: Base, folder: Path) -> Base:
-    """Returns the base with the adapter of a folder.
+def attach_adapter(base: Base, folder: Path, *, merged: bool = True) -> Base:
+    """Returns the base with the adapter of a folder, merged into a copy of its layers: `in_full` says what those take.
 
-    On the CPU the adapter is merged into a copy, which samples faster, and `base` stays as it is. On a GPU there is one
-    model: it carries the adapter, in place of an earlier one, until `detach_adapter`.
+    Where it is not to be merged, the base itself carries it, in place of an earlier one, until `detach_adapter`; that
+    takes little memory, and draws slower.
 
     Raises:
         InputError: no adapter in safetensors there, or one that was made for another base.
     """
     _check_adapter(base, folder)
-    merge = base.device.type == "cpu" and not base.quantized
-    model = deepcopy(base.model) if merge else base.model
-    _strip(model)
+    detach_adapter(base)
+    model = in_full(base).model if merged else base.model
     with nothing_printed():
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, use_safetensors=True).eval()
-    return replace(base, model=adapted.merge_and_unload() if merge else adapted)
+    return replace(base, model=adapted.merge_and_unload() if merged else adapted)
+
+
+def in_full(base: Base) -> Base:
+    """Returns a base whose linear layers are copies, in the number format that is computed in; all else is shared."""
+    shared = {id(x): x for x in (*base.model.parameters(), *base.model.buffers())}
+    model = deepcopy(base.model, shared)
+    if base.quantized:
+        with nothing_printed():
+            model = model.dequantize(base.dtype)
+    else:
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
+    return replace(base, model=model.eval().requires_grad_(False))
 
 
 def merge_adapter(base: Base, folder: Path) -> Base:

@@ -14,6 +14,8 @@ from gonbuild.settings import ModelSettings
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / "nano"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""`model_type`s that candidates can be drawn from: RMS norms, rotary positions, grouped queries, a gated MLP."""
 # What decides a base's output; anything else that lies beside it does not count.
 IDENTIFYING = re.compile(r"config\.json|tokenizer.*\.json|tokenizer\.model|.*\.safetensors(\.index\.json)?")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

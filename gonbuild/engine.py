@@ -1,218 +1,368 @@
 """Owns drawing candidates and scoring texts with a loaded base; knows no cards beyond their ids, and keeps nothing.
 
-A batch holds the candidates of one card, so that what a card gets depends on its own request alone.
+Candidates are drawn in a fixed number of rows, the slots. A card's prompt is read once, at a padded length of its own;
+a candidate that ends leaves its row to the next one. What a candidate becomes depends on its own request alone.
 """
 
+import math
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from gonbuild.model import TAGS, Base  # before the libraries: it sets the environment that they read
 
 # isort: split
 import torch
-from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
-from gonbuild.errors import InputError, Problem
-from gonbuild.noise import gumbel, key_of
+from gonbuild.decoder import Decoder, Past, behind, decoder_of
+from gonbuild.errors import InputError, MachineError, Problem
+from gonbuild.machine import free_bytes
+from gonbuild.memory import GIB, TILE, Room, room_bytes
+from gonbuild.noise import key_of
 from gonbuild.records import END, Candidate, Progress, Request, quiet
 from gonbuild.settings import SamplingSettings
+from gonbuild.slots import PlainCache, Slots, sent
 
 TAIL = 16
-"""Tokens at the end of a text in which the end tag is looked for, where it is no token of its own."""
+"""Tokens at the end of a text in which a tag is looked for."""
+PADDED = 32
+"""Tokens, a multiple of which prompts are read at."""
+READ_AT_ONCE = {"cpu": 1, "cuda": 16}
+"""Prompts."""
+SLOTS = {"cpu": TILE, "cuda": 768}
+"""Candidates at a time where nothing else is asked for."""
+SHARE = 0.9
+"""Of the free memory that is taken at most."""
+BEGINNINGS = 4
+"""Beginnings of prompts that are remembered: a project has one."""
+IN_FLIGHT = {"cpu": 0, "cuda": 1}
+"""Steps that are launched before the one before them is looked at: so a GPU need not wait for its host."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Candidates `first` to `last - 1` of a card, after a prompt's token ids."""
+
+    card: str
+    prompt: Sequence[int]
+    first: int
+    last: int
+    shared: int = 0
+    """Tokens at the start of the prompt that other cards' begin with too; the prompt alone says how many."""
+    lengths: Sequence[int] = ()
+    """Tokens of each candidate, whatever they say, for measuring; empty lets them end by themselves."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The token ids of one candidate, the end included, with the sum of their log-probabilities in nats."""
+    """The token ids of one candidate, the end included, with their log-probabilities in nats at temperature 1."""
 
     ids: list[int]
-    logprob: float
+    logprobs: list[float]
     ended: bool
+    """By a tag, not by the limit."""
 
 
-class Room(CacheLayerMixin):  # type: ignore[misc]  # the library has no types here
-    """One layer's keys and values in memory taken once; growing by concatenation would copy them at every step."""
+@dataclass
+class _Growing:
+    """A candidate in a row; it is over once it has ended or its result no longer matters."""
 
-    is_sliding = False
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.length = size, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        n, heads, _, width = key_states.shape
-        self.keys, self.values = (x.new_empty(n, heads, self.size, width) for x in (key_states, value_states))
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        before, self.length = self.length, self.length + key_states.shape[-2]
-        self.keys[:, :, before : self.length] = key_states
-        self.values[:, :, before : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.keys, self.values = (x.repeat_interleave(repeats, dim=0) for x in (self.keys, self.values))
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.size
+    task: int
+    index: int
+    limit: int
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    started: int = 0
+    """Steps launched for it."""
+    over: bool = False
+    ended: bool = False
 
 
 def generate(
-    base: Base, requests: Sequence[Request], settings: SamplingSettings, progress: Progress = quiet
+    base: Base,
+    requests: Sequence[Request],
+    settings: SamplingSettings,
+    progress: Progress = quiet,
+    *,
+    slots: int = 0,
+    without_card: bool = True,
 ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
     """Yields each request with its candidates, in order of their index.
 
     Each is sampled from the model's processed distribution by keyed Gumbel-max: the same base, prompt, settings, card
-    id and index give the same candidate, whatever else is asked for.
+    id and index give the same candidate, whatever else is asked for. `slots` is as for `draw`; `without_card` has each
+    scored without its card, which takes half as long as drawing it.
 
     Raises:
         InputError: prompts that leave no room for `max_new_tokens`; all of them, before the first is drawn.
+        MachineError: memory is too small for a single slot, or runs out twice.
     """
-    prompts = [base.encode(request.prompt.text) for request in requests]
-    _check_room(base, requests, prompts, settings.max_new_tokens)
-    for done, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-        progress("generating", done, len(requests))
-        drawn = draw(base, prompt, request, settings)
-        without = score(base, base.encode(request.prompt.without_card), [d.ids for d in drawn])
+    tasks = [_task(base, request) for request in requests]
+    _check_room(base, tasks, settings.max_new_tokens)
+    progress("generating", 0, len(requests))
+    for done, (task, drawn) in enumerate(draw(base, tasks, settings, slots=slots), 1):
+        request = requests[done - 1]
+        without: Sequence[float | None] = [None] * len(drawn)
+        if without_card:
+            without = score(base, base.encode(request.prompt.without_card), [d.ids for d in drawn])
         yield (
             request,
             tuple(
-                Candidate(request.card, index, text, len(d.ids), d.logprob, logprob, d.ended and clean)
-                for index, d, logprob in zip(range(request.first, request.last), drawn, without, strict=True)
+                Candidate(task.card, index, text, len(d.ids), sum(d.logprobs), logprob, d.ended and clean)
+                for index, d, logprob in zip(range(task.first, task.last), drawn, without, strict=True)
                 for text, clean in [_text(base, d.ids)]
             ),
         )
-    progress("generating", len(requests), len(requests))
+        progress("generating", done, len(requests))
 
 
-@torch.inference_mode()
-def draw(base: Base, prompt: Sequence[int], request: Request, settings: SamplingSettings) -> list[Drawn]:
-    """Draws candidates `first` to `last - 1` of a request after a prompt's token ids.
+def _task(base: Base, request: Request) -> Task:
+    prompt, without = base.encode(request.prompt.text), base.encode(request.prompt.without_card)
+    shared = next((at for at, (a, b) in enumerate(zip(prompt, without, strict=False)) if a != b), len(without))
+    return Task(request.card, prompt, request.first, request.last, min(shared, len(prompt) - 1))
 
-    A candidate that has ended stays in the batch until all have: the shape of a step depends on nothing but their
-    number.
+
+def draw(
+    base: Base, tasks: Sequence[Task], settings: SamplingSettings, *, slots: int = 0, keyed: bool = True
+) -> Iterator[tuple[Task, list[Drawn]]]:
+    """Yields each task with its candidates, in their order.
+
+    `slots` is the most candidates at a time, 0 for as many as suit the device. Without `keyed` the noise comes from
+    torch's own stream, for measuring.
+
+    Raises:
+        MachineError: memory is too small for a single slot, or runs out twice.
     """
-    n, device = request.last - request.first, base.device
-    key = key_of(request.card, settings.seed)
-    indices = torch.arange(request.first, request.last, device=device)[:, None]
-    cache = _cache(base, len(prompt) + settings.max_new_tokens)
-    logits = _forward(base, torch.tensor([list(prompt)], device=device), cache, len(prompt), last=1)[:, -1]
-    cache.batch_repeat_interleave(n)
-    logits = logits.expand(n, -1)
-    seen = torch.tensor([list(prompt)], device=device).expand(n, -1)
-    ends = _end_ids(base)
-    rows: list[list[int]] = [[] for _ in range(n)]
-    logprobs = torch.zeros(n, settings.max_new_tokens, dtype=torch.float64, device=device)
-    live = dict.fromkeys(range(n))
-    for step in range(settings.max_new_tokens):
-        tokens = choose(logits, seen, settings, key, indices, step)  # (n, 1)
-        logprobs[:, step] = logits.log_softmax(-1).gather(-1, tokens)[:, 0]
-        for row, token in enumerate(tokens[:, 0].tolist()):
-            if row in live:
-                rows[row].append(token)
-                if _has_ended(base, rows[row], ends):
-                    del live[row]
-        if not live or step + 1 == settings.max_new_tokens:
-            break
-        if settings.repetition_penalty != 1:
-            seen = torch.cat((seen, tokens), dim=-1)
-        logits = _forward(base, tokens, cache, len(prompt) + step + 1, last=1)[:, -1]
-    return [Drawn(ids, sum(logprobs[row, : len(ids)].tolist()), row not in live) for row, ids in enumerate(rows)]
+    decoder, done, halved = decoder_of(base.model), 0, False
+    while done < len(tasks):
+        room = _room(base, decoder, tasks, settings, slots)
+        try:
+            for task, drawn in _Run(base, decoder, tasks[done:], settings, room, keyed=keyed).results():
+                done += 1
+                yield task, drawn
+        except torch.OutOfMemoryError as e:
+            if halved or room.slots == 1:
+                what = f"memory ran out while {room.slots} candidates were drawn at once"
+                raise MachineError(Problem("", what, "Lower machine.slots or sampling.max_new_tokens.")) from e
+            slots, halved = room.slots // 2, True
+        if halved and base.device.type == "cuda":
+            torch.cuda.empty_cache()  # here, since the error held on to what the run had taken
 
 
-def choose(
-    logits: Tensor, seen: Tensor, settings: SamplingSettings, key: tuple[int, int], indices: Tensor, step: int
-) -> Tensor:
-    """Returns the token that each candidate takes, (n, 1): the largest of processed log-probability plus noise.
+def _room(base: Base, decoder: Decoder, tasks: Sequence[Task], settings: SamplingSettings, slots: int) -> Room:
+    """Plans as many slots as asked for, or half of it and so on, until they fit into what is free."""
+    device = base.device.type
+    prompt = max(_padded(len(task.prompt) + PADDED) for task in tasks)  # a shared beginning is not padded
+    new = max(max(task.lengths, default=settings.max_new_tokens) for task in tasks)
+    each = sum(task.last - task.first for task in tasks) / len(tasks)
+    count = slots or SLOTS[device]
+    free = free_bytes(device)
+    while True:
+        rows = -(-count // TILE) * TILE if device == "cpu" else count
+        room = Room(count, rows, prompt, new, math.ceil(1.5 * count / each) + READ_AT_ONCE[device])
+        need = room_bytes(decoder.shape, base.dtype.itemsize, room, settings.top_k)
+        if need <= free * SHARE:
+            return room
+        if count == 1:
+            what = f"memory has {free / GIB:.1f} GiB free, and drawing one candidate at a time needs {need / GIB:.1f}"
+            raise MachineError(Problem("", what, "Lower sampling.max_new_tokens, or shorten the prompts."))
+        count //= 2
 
-    logits: (n, vocabulary) float32, seen: (n, length) ids that the repetition penalty counts, indices: (n, 1).
-    """
-    scores, tokens = keep_likely(logits, seen, settings)
-    best = (scores + gumbel(key, indices, step, tokens)).argmax(-1, keepdim=True)
-    return tokens.gather(-1, best)
+
+class _Run:
+    """Draws tasks in one set of slots."""
+
+    def __init__(
+        self,
+        base: Base,
+        decoder: Decoder,
+        tasks: Sequence[Task],
+        settings: SamplingSettings,
+        room: Room,
+        *,
+        keyed: bool,
+    ) -> None:
+        self._base, self._decoder, self._tasks, self._settings = base, decoder, tasks, settings
+        self._cache = _cache(decoder, room, base.device)
+        self._slots = Slots(decoder, self._cache, room, settings, base.device, keyed=keyed)
+        self._ends = Ends(base)
+        self._unread = iter(range(len(tasks)))
+        self._waiting: deque[_Growing] = deque()
+        self._rows: list[_Growing | None] = [None] * room.slots
+        self._beginnings: dict[tuple[int, ...], Past] = {}
+        self._free_places = deque(range(room.prompts))
+        self._places: dict[int, int] = {}
+        self._drawn: dict[int, dict[int, Drawn]] = {}
+        self._flying: deque[tuple[list[_Growing | None], Callable[[], list[list[float]]]]] = deque()
+
+    @torch.inference_mode()
+    def results(self) -> Iterator[tuple[Task, list[Drawn]]]:
+        """Yields each task with its candidates, in order."""
+        for number, task in enumerate(self._tasks):
+            while len(self._drawn.get(number, ())) < task.last - task.first:
+                self._advance()
+            drawn = self._drawn.pop(number)
+            yield task, [drawn[index] for index in range(task.first, task.last)]
+
+    def _advance(self) -> None:
+        """Fills the free rows, launches a step, and looks at the one that has come back."""
+        self._fill()
+        live = [row for row, candidate in enumerate(self._rows) if candidate is not None]
+        if live:
+            self._flying.append((list(self._rows), self._slots.launch(live)))
+            for candidate in filter(None, self._rows):
+                candidate.started += 1
+            # A candidate that reaches its limit need not be looked at to leave its row.
+            self._rows = [c if c is not None and c.started < c.limit else None for c in self._rows]
+        while len(self._flying) > (IN_FLIGHT[self._base.device.type] if live else 0):
+            self._settle(*self._flying.popleft())
+
+    def _settle(self, rows: Sequence[_Growing | None], result: Callable[[], list[list[float]]]) -> None:
+        """Gives candidates the tokens of a step; what came after an end is thrown away."""
+        tokens, logprobs = result()
+        for row, candidate in enumerate(rows):
+            if candidate is None or candidate.over:
+                continue
+            candidate.ids.append(int(tokens[row]))
+            candidate.logprobs.append(logprobs[row])
+            forced = bool(self._tasks[candidate.task].lengths)
+            candidate.ended = not forced and self._ends.found(candidate.ids)
+            candidate.over = candidate.ended or len(candidate.ids) == candidate.limit
+            if candidate.over:
+                self._finish(candidate)
+                if self._rows[row] is candidate:
+                    self._rows[row] = None
+
+    def _finish(self, candidate: _Growing) -> None:
+        task = self._tasks[candidate.task]
+        drawn = self._drawn.setdefault(candidate.task, {})
+        drawn[candidate.index] = Drawn(candidate.ids, candidate.logprobs, candidate.ended)
+        if len(drawn) == task.last - task.first:
+            self._free_places.append(self._places.pop(candidate.task))
+
+    def _fill(self) -> None:
+        """Lets waiting candidates begin in the free rows, and reads prompts when none waits."""
+        started: dict[int, _Growing] = {}
+        for row in [row for row, candidate in enumerate(self._rows) if candidate is None]:
+            if not self._waiting:
+                self._read()
+            if not self._waiting:
+                break
+            self._rows[row] = started[row] = self._waiting.popleft()
+        if started:
+            tasks = [self._tasks[candidate.task] for candidate in started.values()]
+            states = [
+                (
+                    t.prompt[-1],
+                    0,
+                    len(t.prompt) - 1,
+                    self._places[c.task],
+                    c.index,
+                    *key_of(t.card, self._settings.seed),
+                )
+                for c, t in zip(started.values(), tasks, strict=True)
+            ]
+            self._slots.start(list(started), states, [task.prompt for task in tasks])
+
+    def _read(self) -> None:
+        """Reads the next prompts, as many as have a place: all but the last token, which the first step reads."""
+        numbers = list(islice(self._unread, min(len(self._free_places), READ_AT_ONCE[self._base.device.type])))
+        alike: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        for number in numbers:
+            task = self._tasks[number]
+            self._places[number] = self._free_places.popleft()
+            start = task.shared // PADDED * PADDED
+            alike.setdefault((tuple(task.prompt[:start]), _padded(len(task.prompt) - start)), []).append(number)
+            for at, index in enumerate(range(task.first, task.last)):
+                limit = task.lengths[at] if task.lengths else self._settings.max_new_tokens
+                self._waiting.append(_Growing(number, index, limit))
+        for (beginning, length), group in alike.items():
+            self._read_alike(beginning, length, group)
+
+    def _read_alike(self, start: tuple[int, ...], length: int, group: Sequence[int]) -> None:
+        """Reads prompts that begin alike and whose rest is padded to the same length: a shape of its own for each."""
+        texts = [self._tasks[number].prompt[len(start) : -1] for number in group]
+        texts += [()] * (READ_AT_ONCE[self._base.device.type] - len(texts))
+        past = self._beginning(start)
+        _, read = self._decoder.read(self._ids([[*text, *[0] * (length - len(text))] for text in texts]), past)
+        whole: Past = [[x[: len(group)] for x in layer] for layer in read]
+        if past:
+            whole = [behind(*layers) for layers in zip(past, whole, strict=True)]
+        self._cache.put(self._ids([self._places[number] for number in group]), whole)
+
+    def _beginning(self, start: tuple[int, ...]) -> Past:
+        """Returns the keys and values of what prompts begin with; the last few beginnings are remembered."""
+        if start and start not in self._beginnings:
+            if len(self._beginnings) == BEGINNINGS:
+                del self._beginnings[next(iter(self._beginnings))]
+            self._beginnings[start] = self._decoder.read(self._ids([start]))[1]
+        return self._beginnings[start] if start else ()
+
+    def _ids(self, values: Any) -> torch.Tensor:
+        return sent(torch.tensor(values), self._base.device)
 
 
-def keep_likely(logits: Tensor, seen: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
-    """Returns the processed scores of the likeliest tokens, float64, -inf where top-p drops one, and their ids: (n, k).
+def _cache(decoder: Decoder, room: Room, device: torch.device) -> Any:
+    if device.type == "cpu":
+        return PlainCache(decoder, room, device)
+    from gonbuild.kernels import KernelCache
 
-    Repetition penalty, temperature, top-k and top-p in transformers' order and meaning.
-    """
-    if settings.repetition_penalty != 1:
-        found = logits.gather(-1, seen)
-        penalty = settings.repetition_penalty
-        logits = logits.scatter(-1, seen, torch.where(found < 0, found * penalty, found / penalty))
-    count = min(settings.top_k or logits.shape[-1], logits.shape[-1])
-    scores, tokens = logits.topk(count, sorted=True)
-    scores = scores.double() / settings.temperature
-    if settings.top_p < 1:
-        shares = scores.softmax(-1)
-        before = shares.cumsum(-1) - shares
-        scores = scores.masked_fill(before >= settings.top_p, -torch.inf)
-    return scores, tokens
+    return KernelCache(decoder, room, device)
+
+
+class Ends:
+    """Tells when a text has ended: with eos, or with any tag of the chat form, be it a token or spelled out."""
+
+    def __init__(self, base: Base) -> None:
+        self._decode, self._eos = base.tokenizer.decode, base.tokenizer.eos_token_id
+        # Tags end with '>': only a token that holds one, or a piece of bytes that may be one, needs a look at the text.
+        self._closers = {n for token, n in base.tokenizer.get_vocab().items() if ">" in token and token not in _BYTES}
+
+    def found(self, ids: Sequence[int]) -> bool:
+        """Tells whether the last token ended the text."""
+        if ids[-1] == self._eos:
+            return True
+        return ids[-1] in self._closers and any(tag in self._decode(ids[-TAIL:]) for tag in TAGS)
+
+
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)} - {f"<0x{ord('>'):02X}>"}
+"""How a sentencepiece tokenizer names single bytes."""
+
+
+def _padded(tokens: int) -> int:
+    """Returns the length at which a prompt's tokens but the last are read."""
+    return max(-(-(tokens - 1) // PADDED), 1) * PADDED
 
 
 @torch.inference_mode()
 def score(base: Base, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> list[float]:
     """Returns log p(completion | prompt) in nats for token ids, summed, at temperature 1: one batch, padded right."""
-    n, longest = len(completions), max(map(len, completions))
-    ids = torch.full((n, longest), base.tokenizer.pad_token_id)
-    for row, completion in enumerate(completions):
-        ids[row, : len(completion)] = torch.tensor(list(completion))
-    ids = ids.to(base.device)
-    cache = _cache(base, len(prompt) + longest)
-    first = _forward(base, torch.tensor([list(prompt)], device=base.device), cache, len(prompt), last=1)
-    cache.batch_repeat_interleave(n)
+    decoder, longest = decoder_of(base.model), max(map(len, completions))
+    rows = [[*completion, *[base.tokenizer.pad_token_id] * (longest - len(completion))] for completion in completions]
+    ids = torch.tensor(rows, device=base.device)  # (n, longest)
+    hidden, read = decoder.read(torch.tensor([list(prompt)], device=base.device))
     # What stands right of a token cannot reach it, so the padding needs no mask.
-    logits = torch.cat((first.expand(n, -1, -1), _forward(base, ids[:, :-1], cache, len(prompt) + longest - 1)), dim=1)
+    parts = [hidden[:, -1:].expand(len(rows), -1, -1)]
+    if longest > 1:
+        parts.append(decoder.read(ids[:, :-1], read)[0])
+    logits = decoder.logits(torch.cat(parts, 1))
     logprobs = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0].double()
     return [sum(logprobs[row, : len(c)].tolist()) for row, c in enumerate(completions)]
 
 
-def _cache(base: Base, size: int) -> Cache:
-    return Cache(layers=[Room(size) for _ in range(base.model.config.num_hidden_layers)])
-
-
-def _forward(base: Base, ids: Tensor, cache: Cache, length: int, last: int = 0) -> Tensor:
-    """Runs ids (n, t) behind the cache; `length` counts the positions then filled. Returns float32 logits (n, t, v)."""
-    if ids.shape[1] == 0:
-        return torch.empty(ids.shape[0], 0, base.model.config.vocab_size, device=base.device)
-    positions = torch.arange(length - ids.shape[1], length, device=base.device)[None]
-    out = base.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=last)
-    return out.logits.float()  # type: ignore[no-any-return]  # the model is Any
-
-
-def _check_room(base: Base, requests: Sequence[Request], prompts: Sequence[Sequence[int]], new: int) -> None:
+def _check_room(base: Base, tasks: Sequence[Task], new: int) -> None:
     room = base.context - new
     wanted = f"Wanted at most {room}: {base.files.name} takes {base.context}, sampling.max_new_tokens {new} of them."
     problems = [
-        Problem("", f"card '{r.card}': its prompt has {len(p)} tokens", wanted)
-        for r, p in zip(requests, prompts, strict=True)
-        if len(p) + new > base.context
+        Problem("", f"card '{task.card}': its prompt has {len(task.prompt)} tokens", wanted)
+        for task in tasks
+        if len(task.prompt) + new > base.context
     ]
     if problems:
         raise InputError(problems)
-
-
-def _end_ids(base: Base) -> frozenset[int]:
-    """Returns the tokens that end a text: eos, and the end tag where it is a token of its own."""
-    tag = base.tokenizer(END, add_special_tokens=False)["input_ids"]
-    return frozenset([base.tokenizer.eos_token_id, *(tag if len(tag) == 1 else ())])
-
-
-def _has_ended(base: Base, ids: list[int], ends: frozenset[int]) -> bool:
-    if ids[-1] in ends:
-        return True
-    return len(ends) == 1 and base.tokenizer.eos_token != END and END in base.tokenizer.decode(ids[-TAIL:])
 
 
 def _text(base: Base, ids: Sequence[int]) -> tuple[str, bool]:

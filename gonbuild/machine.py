@@ -1,11 +1,11 @@
 # ruff: noqa: E402  the environment must be set before the libraries below read it
 """Owns what this machine is and has, and the environment that the heavy libraries read; loads no model."""
 
-import contextlib
 import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import HfApi
 
-from gonbuild.memory import GIB
+from gonbuild.memory import GIB, TILE
 
 if not torch.cuda.is_available():
     # peft imports it wherever it is installed: that prints a warning and looks for a kernel to fetch.
@@ -50,15 +50,30 @@ class Machine:
     bitsandbytes: bool
     hub_has: Callable[[str, str], bool]
     """(name, commit) -> whether the hub can be reached and has it."""
+    kernels: bool = True
+    """Triton is there, and a C compiler, which it starts kernels with."""
 
 
 def this_machine() -> Machine:
     """Looks at memory and devices, without allocating anything on them."""
     gpu = torch.cuda.mem_get_info(device_index())[0] / GIB if torch.cuda.is_available() else None
-    quantizer = False
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        quantizer = bool(importlib.metadata.version("bitsandbytes"))
-    return Machine(_free_memory() / GIB, gpu, quantizer, _hub_has)
+    compiler = any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))))
+    return Machine(_free_memory() / GIB, gpu, _installed("bitsandbytes"), _hub_has, compiler and _installed("triton"))
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def free_bytes(device: str) -> int:
+    """Returns what can still be taken on `cpu` or `cuda`, what torch has taken there and does not use among it."""
+    if device == "cpu":
+        return _free_memory()
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0]) + unused
 
 
 def usable_cores() -> int:
@@ -66,23 +81,38 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def rows_are_exact() -> bool:
-    """Tells whether a row's float32 results stay the same, to the bit, whatever the batch and the thread count.
+def training_is_exact() -> bool:
+    """Tells whether float32 products stay the same, to the bit, whatever the thread count.
 
-    A self-test of some 10 ms over products of a small transformer's shapes.
+    Like `drawing_is_exact` a self-test of some 10 ms over products of a small transformer's shapes.
     """
+    return _same_on_threads(lambda rows, weight: F.linear(rows[:24], weight))
+
+
+def drawing_is_exact() -> bool:
+    """Tells whether a row of a tile gets the same float32 bits in any place, beside any others, on any threads."""
+
+    def product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(len(rows), len(weight))
+        for part in torch.randperm(len(rows)).split(TILE):
+            out[part] = F.linear(rows[part], weight)
+        return out
+
+    return _same_on_threads(product)
+
+
+def _same_on_threads(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
     threads = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     try:
         for inner, outer in ((384, 1088), (1088, 384), (384, 192)):
-            rows = torch.randn(24, inner, generator=generator)
-            weight = torch.randn(outer, inner, generator=generator)
-            whole = F.linear(rows, weight)
-            for count in {1, threads}:
+            rows, weight = (torch.randn(count, inner, generator=generator) for count in (4 * TILE, outer))
+            torch.set_num_threads(threads)
+            wanted = product(rows, weight)
+            for count in {1, 2, threads}:
                 torch.set_num_threads(count)
-                for batch in (1, 2, 3, 8, 16):
-                    if not torch.equal(F.linear(rows[:batch], weight), whole[:batch]):
-                        return False
+                if not torch.equal(product(rows, weight), wanted):
+                    return False
     finally:
         torch.set_num_threads(threads)
     return True
@@ -101,8 +131,8 @@ def describe_machine() -> dict[str, str]:
         facts[name] = importlib.metadata.version(name)
     devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     facts["GPU"] = ", ".join(f"{d.name} ({d.total_memory / GIB:.0f} GiB)" for d in devices) or "none"
-    exact = "yes" if rows_are_exact() else "no: another machine or thread count may draw other new stories"
-    facts["same draws"] = exact
+    for name, exact in (("same training", training_is_exact()), ("same draws", drawing_is_exact())):
+        facts[name] = "yes" if exact else "no: another thread count may give another result"
     return facts
 
 

@@ -26,6 +26,12 @@ MASK_BYTES = 5
 """Per pair of tokens in a pass: the mask of who sees whom, in several formats while it is made."""
 SCORE_BYTES = 12
 """Per generated token and word of the vocabulary: three float32 copies of the logits when texts are scored."""
+CHOICE_BYTES = 80
+"""Per generated token and word that may be chosen: scores and noise in 64 bits, with what makes them."""
+MERGED_SLOTS = 64
+"""Slots that must fit beside a merged copy of the layers; with fewer, layers in 4 bits and more slots are faster."""
+TILE = 32
+"""Rows that a CPU reads at once, whatever the number of slots: a product of other shape may give a row other bits."""
 RUNTIME_GIB = {"cuda": 0.3, "cpu": 0.1}
 """The matrix library's work space and holes in the allocator's memory; a CPU took 0.34 GiB to train the embedded base
 and 0.66 GiB to score 32 candidates of 192 tokens, which the estimate is above."""
@@ -115,6 +121,22 @@ class Need:
         return f"lower {one_of(cures[:2])}" if cures else ""
 
 
+@dataclass(frozen=True)
+class Room:
+    """What is held while candidates are drawn."""
+
+    slots: int
+    """Candidates at a time."""
+    rows: int
+    """Of a step, which has slots for some of them."""
+    prompt: int
+    """Tokens of a prompt."""
+    new: int
+    """Tokens of a candidate."""
+    prompts: int
+    """Prompts at a time."""
+
+
 def read_shape(config: Any) -> Shape | None:
     """Returns the shape that a parsed config.json tells, None of a base of another kind."""
     if not isinstance(config, Mapping):
@@ -174,23 +196,40 @@ def training_need(shape: Shape, model: ModelSettings, adapter: AdapterSettings, 
 def generation_need(
     shape: Shape, model: ModelSettings, adapter: AdapterSettings, sampling: SamplingSettings, prompt: int
 ) -> Need:
-    """Estimates what drawing one card's candidates takes on its device; `prompt` in tokens."""
+    """Estimates what drawing takes on its device at least: in one slot; `prompt` in tokens.
+
+    Where there is more, more slots are used, and the adapter is merged.
+    """
     size, weights = BYTES[model.dtype], _weights(shape, model)
-    if model.device == "cpu" and model.quantization == "none":
-        adapted = weights.gib  # the adapter is merged into a copy
-    else:
-        adapted = _lora(shape, adapter) * (size if model.quantization == "nf4" else 4) / GIB
-    drawn = sampling.candidates * sampling.max_new_tokens
-    cached = (sampling.candidates * prompt + drawn) * shape.layers * 2 * shape.keys * size
-    # All candidates are scored in one pass after they were drawn: the logits of each token, and what a layer computes.
-    scored = drawn * (shape.vocabulary * SCORE_BYTES + 3 * shape.inner * size)
+    carried = _lora(shape, adapter) * (size if model.quantization == "nf4" else 4)
+    # A card's candidates are scored in one pass after they were drawn: the logits of each token, and a layer's work.
+    scored = sampling.candidates * sampling.max_new_tokens * (shape.vocabulary * SCORE_BYTES + 3 * shape.inner * size)
+    room = Room(1, TILE if model.device == "cpu" else 1, prompt, sampling.max_new_tokens, 2)
     parts = (
         weights,
-        Part("adapter", adapted),
-        Part(f"for {sampling.candidates} candidates at once", (cached + scored) / GIB, "sampling.candidates"),
+        Part("adapter", carried / GIB),
+        Part(f"to score {sampling.candidates} candidates", scored / GIB, "sampling.candidates"),
+        Part("for a slot", room_bytes(shape, size, room, sampling.top_k) / GIB, "sampling.max_new_tokens"),
         Part("work space", RUNTIME_GIB[model.device]),
     )
     return Need("drawing candidates", parts)
+
+
+def merged_bytes(shape: Shape, model: ModelSettings, sampling: SamplingSettings) -> int:
+    """Estimates what a copy of all layers in full takes, with room to draw in `MERGED_SLOTS`."""
+    prompt, size = TYPICAL_ROW[0], BYTES[model.dtype]
+    room = Room(MERGED_SLOTS, MERGED_SLOTS, prompt, sampling.max_new_tokens, MERGED_SLOTS)
+    copied = (shape.linear + shape.vocabulary * shape.hidden) * size
+    return copied + room_bytes(shape, size, room, sampling.top_k)
+
+
+def room_bytes(shape: Shape, size: int, room: Room, top_k: int) -> int:
+    """Estimates what drawing takes beside the weights, of `size` bytes a number."""
+    positions = room.rows * (room.prompt + room.new) + room.prompts * room.prompt
+    cached = positions * shape.layers * 2 * shape.keys * size
+    chosen = min(top_k or shape.vocabulary, shape.vocabulary) * CHOICE_BYTES
+    step = room.rows * (shape.vocabulary * (SCORE_BYTES + size) + chosen + 4 * shape.inner * size)
+    return cached + step
 
 
 def merging_need(shape: Shape, model: ModelSettings, adapter: AdapterSettings) -> Need:

@@ -22,8 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from gonbuild.base import BaseFiles, is_whole
-from gonbuild.errors import InputError, MachineError, Problem
+from gonbuild.base import FAMILIES, BaseFiles, is_whole
+from gonbuild.errors import InputError, MachineError, Problem, one_of
 from gonbuild.memory import KNOWN, Need, Shape, read_shape
 from gonbuild.quantized import is_quantized, read_weights
 from gonbuild.ranks import device_index
@@ -90,6 +90,8 @@ def missing_for(
         free = machine.gpu_gib if gpu and machine.gpu_gib is not None else machine.memory_gib
         if free < need.gib:
             missing.append(_too_little("the GPU has" if gpu else "memory has", free, need))
+    if settings.device == "cuda" and not machine.kernels:
+        missing.append("Triton or a C compiler (cc) is not installed, which draw on a GPU")
     if settings.quantization == "nf4" and not machine.bitsandbytes:
         missing.append("bitsandbytes is not installed")
     if folder_of(files) is None and not machine.hub_has(files.name, files.revision):
@@ -143,8 +145,11 @@ def load_reader(files: BaseFiles, folder: Path) -> Reader:
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if encoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _unloadable(files, f"'{config.model_type}' is no causal language model")
+    if config.model_type not in FAMILIES:
+        raise _unloadable(files, f"candidates can be drawn from {one_of(FAMILIES)}, not from '{config.model_type}'")
     _fit_tokenizer(tokenizer, config, files)
-    return Reader(tokenizer, files, int(config.max_position_embeddings))
+    window = getattr(config, "sliding_window", None) or config.max_position_embeddings
+    return Reader(tokenizer, files, int(min(window, config.max_position_embeddings)))
 
 
 def load_base(files: BaseFiles, settings: ModelSettings, threads: int, machine: Machine | None = None) -> Base:

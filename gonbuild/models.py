@@ -20,6 +20,7 @@ from gonbuild.memory import (
     Shape,
     generation_need,
     largest_pass,
+    merged_bytes,
     merging_need,
     training_need,
     typical_pass,
@@ -41,6 +42,7 @@ class Models:
     def __init__(self, root: Path, settings: Settings, store: Store) -> None:
         self._root, self._settings, self._store = root, settings, store
         self._agreed = False
+        self._drawn_with: tuple[Path | None, Any] | None = None
 
     def identity(self) -> str:
         """Returns what identifies the base, its weights' hash remembered while the files stay as they are."""
@@ -98,6 +100,7 @@ class Models:
         if not self._loaded:
             self._check_training(rows)
         base, machine = self._base, self._settings.machine
+        self._drawn_with = None  # training takes an adapter off
         progress(LOADING, 1, 1)
         # Its own choice is the checkpoints' folder, which does not stay.
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self._root / "build" / "report" / "tensorboard"))
@@ -115,15 +118,19 @@ class Models:
         if not self._loaded:
             shape = shape_of(self._files)
             self._require(_drawing_need(shape, self._settings) if shape else None)
-        base = self._adapted(folder)
+        base = self._drawing(folder)
         progress(LOADING, 1, 1)
-        yield from generate(base, requests, self._settings.sampling, progress)
+        settings = self._settings
+        weighed = settings.selection.card_weight > 0
+        yield from generate(
+            base, requests, settings.sampling, progress, slots=settings.machine.slots, without_card=weighed
+        )
 
     def measure(self, folder: Path | None, rows: Sequence[Row], progress: Progress) -> dict[str, float]:
         """Returns bits per byte and perplexity of the rows' completions, with the adapter of a folder or without."""
         from gonbuild.evaluate import bits_per_byte
 
-        found = bits_per_byte(self._adapted(folder), rows, progress)
+        found = bits_per_byte(self._drawing(folder), rows, progress)
         return {"bits_per_byte": found.bits_per_byte, "perplexity": found.perplexity}
 
     def write_model(self, adapter: Path | None, target: Path, templates: "Templates", chat: str) -> None:
@@ -141,13 +148,26 @@ class Models:
         base = load_base(self._files, full, self._settings.machine.threads)
         write_model(merge_adapter(base, adapter) if adapter else base, target, templates, chat)
 
-    def _adapted(self, folder: Path | None) -> Any:
-        from gonbuild.adapter import attach_adapter, detach_adapter
+    def _drawing(self, folder: Path | None) -> Any:
+        """Returns the base to draw with, the adapter of a folder merged or on it; the last one is kept."""
+        if self._drawn_with is None or self._drawn_with[0] != folder:
+            self._drawn_with = None  # before the next one: there may not be room for both
+            self._drawn_with = folder, self._make_drawing(folder)
+        return self._drawn_with[1]
 
-        if folder is None:
-            detach_adapter(self._base)
-            return self._base
-        return attach_adapter(self._base, folder)
+    def _make_drawing(self, folder: Path | None) -> Any:
+        from gonbuild.adapter import attach_adapter, detach_adapter, in_full
+        from gonbuild.machine import free_bytes
+        from gonbuild.model import shape_of
+
+        base, model = self._base, self._settings.model
+        shape = shape_of(self._files)
+        need = merged_bytes(shape, model, self._settings.sampling) if shape else 0
+        roomy = need < free_bytes(model.device)
+        if folder is not None:
+            return attach_adapter(base, folder, merged=roomy)
+        detach_adapter(base)
+        return in_full(base) if base.quantized and roomy else base
 
     @cached_property
     def _base(self) -> Any:

@@ -15,7 +15,7 @@ Word = TypeVar("Word", int, "Tensor")
 MASK = 0xFFFFFFFF
 
 
-def philox(counter: tuple[Word, Word, Word, Word], key: tuple[int, int]) -> tuple[Word, Word, Word, Word]:
+def philox(counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]) -> tuple[Word, Word, Word, Word]:
     """Returns the four 32-bit words of Philox4x32-10 for a counter of four and a key of two 32-bit words.
 
     Words lie in 0..2**32-1; int64 tensors are broadcast against each other. A product that wraps around in int64 keeps
@@ -36,13 +36,12 @@ def key_of(card: str, seed: int) -> tuple[int, int]:
     return int.from_bytes(value[:4], "big"), int.from_bytes(value[4:8], "big")
 
 
-def gumbel(key: tuple[int, int], candidates: "Tensor", step: int, tokens: "Tensor") -> "Tensor":
-    """Returns standard Gumbel noise, float64, one value per (candidate index, step, token id).
+def gumbel(key: "tuple[Tensor, Tensor]", candidates: "Tensor", steps: "Tensor", tokens: "Tensor") -> "Tensor":
+    """Returns standard Gumbel noise, float64, one value per (key, candidate index, step, token id).
 
-    candidates: (n, 1) int64, tokens: (n, k) int64 -> (n, k). A value depends on its own three numbers and the key
-    alone, so that neither the other candidates nor the choice of tokens move it.
+    key, candidates, steps: (n, 1) int64, tokens: (n, k) int64 -> (n, k). A value depends on its own numbers alone, so
+    that neither the other rows nor the choice of tokens move it.
     """
-    zero = tokens - tokens
-    high, low, _, _ = philox((tokens, zero + step, zero + candidates, zero), key)
+    high, low, _, _ = philox((tokens, steps, candidates, steps - steps), key)
     bits = (high << 20) | (low >> 12)  # 52 of them: with the half added a float64 holds each exactly, and never 0 or 1
     return -(-((bits.double() + 0.5) * 2.0**-52).log()).log()

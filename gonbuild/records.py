@@ -94,8 +94,8 @@ class Candidate:
     """Generated tokens, the end token included."""
     logprob: float
     """log p(story | card), temperature 1, no truncation."""
-    logprob_without_card: float
-    """log p(story | no card), likewise."""
+    logprob_without_card: float | None
+    """log p(story | no card), likewise; None where no weight asked for it."""
     ended: bool
     """False where the token limit cut it."""
 
@@ -105,7 +105,7 @@ class Candidate:
         log p(story | card), which is fluency, and with a weight log p(story | card) - log p(story | no card), which is
         how much the card explains the story.
         """
-        explained = self.logprob - self.logprob_without_card
+        explained = self.logprob - self.logprob_without_card if self.logprob_without_card is not None else 0.0
         return (self.logprob + card_weight * explained) / max(self.tokens, 1)
 
 

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
 
@@ -122,12 +122,20 @@ class SamplingSettings(Stage):
     """tokens kept per step, 0 for all"""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """probability mass kept per step"""
+    min_p: Fraction = 0.0
+    """tokens kept per step are at least this likely, as a share of the likeliest one; 0 for all"""
     repetition_penalty: Annotated[float, Field(ge=1, le=5)] = 1.0
     """1 is none"""
     max_new_tokens: Annotated[int, Field(ge=8, le=1024)] = 192
     """a candidate that reaches it is cut and dropped"""
     seed: Seed = 0
     """another seed, other candidates"""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> dict[str, Any]:
+        """Leaves out what came later and is off, so that stories made before it stay what their key says."""
+        values: dict[str, Any] = handler(self)
+        return values if self.min_p else {name: value for name, value in values.items() if name != "min_p"}
 
 
 class FilterSettings(Stage):
@@ -184,6 +192,8 @@ class MachineSettings(Stage):
 
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads; 0 takes one per core that this process may use, 4 at most"""
+    slots: Annotated[int, Field(ge=0, le=4096)] = 0
+    """candidates drawn at a time; 0 for 768 on a GPU and 32 on a CPU, halved until they fit into the free memory"""
     checkpoint_updates: Annotated[int, Field(ge=0)] = 200
     """updates between checkpoints of a training, from which an interrupted one goes on; 0 for none"""
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"

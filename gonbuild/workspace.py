@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 1, 2, 2
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 2, 2
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ class Workspace:
             "sampling": self.settings.sampling.model_dump(mode="json"),
             "first": first,
             "last": last,
+            "without_card": self.settings.selection.card_weight > 0,
             "step": CANDIDATES_STEP,
         }
 

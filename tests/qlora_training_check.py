@@ -49,7 +49,7 @@ found = train_adapter(base, ROWS, SETTINGS, resumed, journal=Journal(folder / "w
 assert [step for step, _ in found.losses] == list(range(1, 7))
 assert found.losses == wanted.losses, (found.losses, wanted.losses)
 assert weights(resumed) == weights(whole)
-adapted = attach_adapter(base, whole)
+adapted = attach_adapter(base, whole, merged=False)
 request = Request("card-1", Prompt(ROWS[1].prompt, PROMPT), 0, 3)
 ((_, candidates),) = generate(adapted, [request], SamplingSettings(max_new_tokens=12))
 assert len(candidates) == 3
