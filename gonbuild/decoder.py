@@ -67,7 +67,10 @@ class Decoder:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             read.append((k, v))
             if past:
-                k, v = behind(past[layer], (k, v))
+                k, v = (
+                    torch.cat((old.expand(len(new), -1, -1, -1), new), 2)
+                    for old, new in zip(past[layer], (k, v), strict=True)
+                )
             k, v = (x.repeat_interleave(self.heads // self.kv_heads, 1) for x in (k, v))
             with sdpa_kernel(ATTENTION):
                 out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None)
@@ -139,11 +142,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns pairs (i, i + width / 2) of the last dimension by their angles, as transformers does."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
-
-
-def behind(past: Sequence[Tensor], new: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Returns a layer's keys and values of n texts, those of their past, of one row or n, before the new ones."""
-    return tuple(torch.cat((old.expand(len(x), -1, -1, -1), x), 2) for old, x in zip(past, new, strict=True))
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from gonbuild.model import TAGS, Base  # before the libraries: it sets the envir
 # isort: split
 import torch
 
-from gonbuild.decoder import Decoder, Past, behind, decoder_of
+from gonbuild.decoder import Decoder, Past, decoder_of
 from gonbuild.errors import InputError, MachineError, Problem
 from gonbuild.machine import free_bytes
 from gonbuild.memory import GIB, TILE, Room, room_bytes
@@ -36,6 +36,8 @@ SLOTS = {"cpu": TILE, "cuda": 768}
 """Candidates at a time where nothing else is asked for."""
 SHARE = 0.9
 """Of the free memory that is taken at most."""
+READ_EARLY = 8
+"""Prompts are read once fewer candidates wait than this part of the slots."""
 BEGINNINGS = 4
 """Beginnings of prompts that are remembered: a project has one."""
 IN_FLIGHT = {"cpu": 0, "cuda": 1}
@@ -193,6 +195,7 @@ class _Run:
         self._waiting: deque[_Growing] = deque()
         self._rows: list[_Growing | None] = [None] * room.slots
         self._beginnings: dict[tuple[int, ...], Past] = {}
+        self._begins: dict[int, tuple[int, ...]] = {}  # what stands at the start of each place
         self._free_places = deque(range(room.prompts))
         self._places: dict[int, int] = {}
         self._drawn: dict[int, dict[int, Drawn]] = {}
@@ -215,6 +218,8 @@ class _Run:
             self._flying.append((list(self._rows), self._slots.launch(live)))
             for candidate in filter(None, self._rows):
                 candidate.started += 1
+            if len(self._waiting) < len(self._rows) // READ_EARLY:
+                self._read()  # the device has two steps to do meanwhile
             # A candidate that reaches its limit need not be looked at to leave its row.
             self._rows = [c if c is not None and c.started < c.limit else None for c in self._rows]
         while len(self._flying) > (IN_FLIGHT[self._base.device.type] if live else 0):
@@ -288,10 +293,11 @@ class _Run:
         texts += [()] * (READ_AT_ONCE[self._base.device.type] - len(texts))
         past = self._beginning(start)
         _, read = self._decoder.read(self._ids([[*text, *[0] * (length - len(text))] for text in texts]), past)
-        whole: Past = [[x[: len(group)] for x in layer] for layer in read]
-        if past:
-            whole = [behind(*layers) for layers in zip(past, whole, strict=True)]
-        self._cache.put(self._ids([self._places[number] for number in group]), whole)
+        places = [self._places[number] for number in group]
+        if new := [place for place in places if start and self._begins.get(place) != start]:
+            self._cache.put(self._ids(new), 0, past)
+            self._begins |= dict.fromkeys(new, start)
+        self._cache.put(self._ids(places), len(start), [[x[: len(group)] for x in layer] for layer in read])
 
     def _beginning(self, start: tuple[int, ...]) -> Past:
         """Returns the keys and values of what prompts begin with; the last few beginnings are remembered."""

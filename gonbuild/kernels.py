@@ -24,9 +24,9 @@ class KernelCache:
         self._own = empty(decoder, room.rows, room.new, device)
         self._cos, self._sin = decoder.angles(torch.arange(room.prompt + room.new, device=device))
 
-    def put(self, places: Tensor, prompts: Past) -> None:
-        """Keeps what `read` gave for prompts, a row for each place."""
-        put(self._prompts, places, prompts)
+    def put(self, places: Tensor, start: int, read: Past) -> None:
+        """Keeps what was read of prompts from a position on, a row for each place or one for all."""
+        put(self._prompts, places, start, read)
 
     def begin(self, state: Tensor, _rows: slice) -> None:
         """Prepares a step of all rows."""
@@ -40,7 +40,7 @@ class KernelCache:
         _keep[rows, heads + kv_heads](
             query, key, value, own_keys, own_values, self._cos, self._sin, self._state, rows,
             query.stride(0), key.stride(0), heads, kv_heads, self._room.new, width // 2,
-            HALF=triton.next_power_of_2(width // 2), STEP=STEP, START=START,
+            HALF=triton.next_power_of_2(width // 2), STEP=STEP, START=START, num_warps=1,
         )  # fmt: skip
         out = query.new_empty(rows, heads * width)
         _see[rows, kv_heads](

@@ -41,9 +41,9 @@ class PlainCache:
         self._rows = torch.arange(TILE, device=device)
         self._columns = torch.arange(max(room.prompt, room.new), device=device)
 
-    def put(self, places: Tensor, prompts: Past) -> None:
-        """Keeps what `read` gave for prompts, a row for each place."""
-        put(self._prompts, places, prompts)
+    def put(self, places: Tensor, start: int, read: Past) -> None:
+        """Keeps what was read of prompts from a position on, a row for each place or one for all."""
+        put(self._prompts, places, start, read)
 
     def begin(self, state: Tensor, rows: slice) -> None:
         """Prepares a step of these rows."""
@@ -98,11 +98,11 @@ def empty(decoder: Decoder, count: int, length: int, device: torch.device) -> Ke
     return [(zeros(), zeros()) for _ in range(decoder.layers)]
 
 
-def put(kept: Kept, places: Tensor, prompts: Past) -> None:
-    """Writes what `read` gave for prompts to their places."""
-    for mine, read in zip(kept, prompts, strict=True):
-        for whole, part in zip(mine, read, strict=True):
-            whole[places, :, : part.shape[2]] = part
+def put(kept: Kept, places: Tensor, start: int, read: Past) -> None:
+    """Writes what was read of prompts from a position on to their places, a row for each or one for all."""
+    for mine, new in zip(kept, read, strict=True):
+        for whole, part in zip(mine, new, strict=True):
+            whole[places, :, start : start + part.shape[2]] = part
 
 
 class Slots:
