@@ -124,7 +124,7 @@ def generate(
 def _task(base: Base, request: Request) -> Task:
     prompt, without = base.encode(request.prompt.text), base.encode(request.prompt.without_card)
     shared = next((at for at, (a, b) in enumerate(zip(prompt, without, strict=False)) if a != b), len(without))
-    return Task(request.card, prompt, request.first, request.last, min(shared, len(prompt) - 1))
+    return Task(request.card, prompt, request.first, request.last, shared)
 
 
 def draw(
@@ -157,7 +157,7 @@ def draw(
 def _room(base: Base, decoder: Decoder, tasks: Sequence[Task], settings: SamplingSettings, slots: int) -> Room:
     """Plans as many slots as asked for, or half of it and so on, until they fit into what is free."""
     device = base.device.type
-    prompt = max(_padded(len(task.prompt) + PADDED) for task in tasks)  # a shared beginning is not padded
+    prompt = max(_padded(len(task.prompt)) for task in tasks)
     new = max(max(task.lengths, default=settings.max_new_tokens) for task in tasks)
     each = sum(task.last - task.first for task in tasks) / len(tasks)
     count = slots or SLOTS[device]
@@ -279,7 +279,7 @@ class _Run:
         for number in numbers:
             task = self._tasks[number]
             self._places[number] = self._free_places.popleft()
-            start = task.shared // PADDED * PADDED
+            start = max(min(task.shared, len(task.prompt) - 2), 0) // PADDED * PADDED
             alike.setdefault((tuple(task.prompt[:start]), _padded(len(task.prompt) - start)), []).append(number)
             for at, index in enumerate(range(task.first, task.last)):
                 limit = task.lengths[at] if task.lengths else self._settings.max_new_tokens

@@ -225,7 +225,7 @@ def merged_bytes(shape: Shape, model: ModelSettings, sampling: SamplingSettings)
 
 def room_bytes(shape: Shape, size: int, room: Room, top_k: int) -> int:
     """Estimates what drawing takes beside the weights, of `size` bytes a number."""
-    positions = room.rows * (room.prompt + room.new) + room.prompts * room.prompt
+    positions = room.rows * room.new + room.prompts * room.prompt
     cached = positions * shape.layers * 2 * shape.keys * size
     chosen = min(top_k or shape.vocabulary, shape.vocabulary) * CHOICE_BYTES
     step = room.rows * (shape.vocabulary * (SCORE_BYTES + size) + chosen + 4 * shape.inner * size)
