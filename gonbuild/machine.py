@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gonbuild.ranks import device_index, processes
+from gonbuild.ranks import usable_cores as usable_cores
 
 # Read once, when the libraries below are first imported. MKL_CBWR makes a row's result independent of the other rows
 # and of the thread count on Intel; the CUBLAS one does the same for repeated runs on a GPU.
@@ -59,11 +60,6 @@ def this_machine() -> Machine:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         quantizer = bool(importlib.metadata.version("bitsandbytes"))
     return Machine(_free_memory() / GIB, gpu, quantizer, _hub_has)
-
-
-def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rows_are_exact() -> bool:

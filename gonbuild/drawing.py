@@ -1,0 +1,63 @@
+"""Owns how candidates that the store lacks come into it.
+
+Whoever draws keeps each card's candidates in the store as soon as they are whole, so that an interrupted run loses
+none of them, and whoever wants them reads them there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gonbuild.models import Models
+from gonbuild.records import Candidate, Progress, Request, digest
+from gonbuild.settings import Settings
+from gonbuild.store import Store
+
+KIND = "candidates"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request with the inputs of the key under which its candidates are kept."""
+
+    request: Request
+    inputs: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Key of the candidates' entry."""
+        return digest(self.inputs)
+
+
+class Place(Protocol):
+    """What drawing needs of a project; a Workspace is one."""
+
+    root: Path
+    settings: Settings
+    store: Store
+    models: Models
+
+
+class Draw(Protocol):
+    """Draws what is asked into the store, with the adapter of a folder or, for None, the bare base."""
+
+    def __call__(self, place: Place, folder: Path | None, asked: Sequence[Asked], progress: Progress, /) -> None: ...
+
+
+def draw_here(place: Place, folder: Path | None, asked: Sequence[Asked], progress: Progress) -> None:
+    """Draws in this process."""
+    drawn = place.models.generate(folder, [a.request for a in asked], progress)
+    for a, (_, candidates) in zip(asked, drawn, strict=True):
+        keep(place.store, a, candidates)
+
+
+def keep(store: Store, asked: Asked, candidates: Iterable[Candidate]) -> None:
+    """Puts a request's candidates into the store; a second time it changes nothing."""
+    store.put_json(KIND, asked.key, asked.inputs, [vars(c) for c in candidates])
+
+
+def kept_candidates(store: Store, asked: Asked) -> tuple[Candidate, ...] | None:
+    """Returns a request's candidates from the store, None where it has none."""
+    value = store.read_json(KIND, asked.key)
+    return None if value is None else tuple(Candidate(**row) for row in value)
