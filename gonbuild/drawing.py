@@ -1,14 +1,16 @@
-"""Owns how candidates that the store lacks come into it.
+"""Owns how candidates that the store lacks come into it: by this process or by several of this host.
 
 Whoever draws keeps each card's candidates in the store as soon as they are whole, so that an interrupted run loses
 none of them, and whoever wants them reads them there.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from gonbuild.errors import InputError, Problem
 from gonbuild.models import Models
 from gonbuild.records import Candidate, Progress, Request, digest
 from gonbuild.settings import Settings
@@ -61,3 +63,21 @@ def kept_candidates(store: Store, asked: Asked) -> tuple[Candidate, ...] | None:
     """Returns a request's candidates from the store, None where it has none."""
     value = store.read_json(KIND, asked.key)
     return None if value is None else tuple(Candidate(**row) for row in value)
+
+
+def drawing(settings: Settings, workers: int = 1) -> Draw:
+    """Returns what draws: this process, or `workers` processes of this host.
+
+    Loads nothing heavy.
+
+    Raises:
+        InputError: no such number of workers, or not a GPU for each.
+    """
+    if workers < 1:
+        raise InputError(Problem("--workers", f"{workers} processes were asked for", "Wanted 1 or more."))
+    if workers == 1:
+        return draw_here
+    from gonbuild.crew import Crew, check_gpus
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # as it is before `machine` leaves one of them
+    return Crew(workers, check_gpus(workers, visible) if settings.model.device == "cuda" else ())

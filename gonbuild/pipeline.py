@@ -60,7 +60,7 @@ class Project:
         self.models = models or Models(root, settings, store)
         self.remote = remote or Remote(settings.cache, store)
         self.draw: Draw = draw_here
-        """How builds and evaluations draw candidates that the store lacks."""
+        """How builds and evaluations draw candidates that the store lacks; `drawing` returns others."""
 
     def workspace(self) -> Workspace:
         """Returns a fresh look at the folder."""
