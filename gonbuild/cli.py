@@ -63,6 +63,7 @@ EVAL = "measure base and adapter side by side; writes eval.md, eval.json and plo
 WORKERS = (
     "processes of this host that draw candidates, each on a GPU of its own with `model.device = cuda` (default: 1)"
 )
+RAY = "draw candidates on this Ray cluster, `auto` for the one that this host belongs to"
 EXPORT = """\
 write the adapter, alone or merged, its base, or the training stories, for other tools
 A merged adapter and a base are whole models in full precision, with tokenizer and chat template. They are made in the
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     eval_ = command("eval", _eval, EVAL)
     for sub in (stories, eval_):
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=WORKERS)
+        sub.add_argument("--ray", default="", metavar="ADDRESS", help=RAY)
     try_ = command("try", _try, "print candidates for one card with their verdicts; writes no pack")
     try_.add_argument("card", help="id of a card, or 'Tên thẻ: ... Loại: ... Hiệu ứng: ...'")
     try_.add_argument("-n", type=int, default=8, metavar="N", help="candidates (default: 8)")
@@ -183,7 +185,7 @@ def _drawing_project(args: argparse.Namespace) -> "Project":
     from gonbuild.drawing import drawing
 
     project = _project(args)
-    project.draw = drawing(project.settings, args.workers)
+    project.draw = drawing(project.settings, args.workers, args.ray)
     return project
 
 

@@ -224,6 +224,8 @@ def test_number_of_workers_is_checked() -> None:
     assert drawing(settings, 3) == Crew(3)
     with pytest.raises(InputError, match="--workers: 0 processes were asked for. Wanted 1 or more."):
         drawing(settings, 0)
+    with pytest.raises(InputError, match="Wanted one of the two"):
+        drawing(settings, 2, "auto")
 
 
 # --- a parent that ends --------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def load(root, profile):
 
 if __name__ == "__main__":
     import gonbuild.drawing
-    gonbuild.drawing.drawing = lambda settings, workers: Crew(workers, models=Slow)
+    gonbuild.drawing.drawing = lambda settings, workers, ray: Crew(workers, models=Slow)
     sys.exit(main(["stories", "--workers", "2", "--root", sys.argv[1]], load))
 """
 
