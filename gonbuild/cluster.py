@@ -64,7 +64,8 @@ def draw_on_cluster(
     """
     progress(LOADING, 0, 1)
     with _joined(address):
-        threads, actors = _places(place.settings, address)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        threads, actors = places(place.settings, nodes)
         files = {name: (folder / name).read_bytes() for name in SHIPPED if (folder / name).is_file()} if folder else {}
         job = Job(
             version=gonbuild.__version__,
@@ -162,18 +163,22 @@ def _unreachable(address: str, why: str) -> MachineError:
     )
 
 
-def _places(settings: Settings, address: str) -> tuple[int, int]:
-    """Returns the CPU threads of an actor and how many actors the cluster has a place for."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    threads = settings.machine.threads or min(MOST_THREADS, int(max(node.get("CPU", 0) for node in nodes)))
+def places(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int]:
+    """Returns the CPU threads of an actor, and how many actors nodes with these resources have a place for.
+
+    Raises:
+        MachineError: for none.
+    """
+    cores = int(max((node.get("CPU", 0) for node in nodes), default=0))
+    threads = settings.machine.threads or max(1, min(MOST_THREADS, cores))
     if settings.model.device == "cuda":
-        places, wanted = sum(int(node.get("GPU", 0)) for node in nodes), "GPU"
+        found, wanted = sum(int(node.get("GPU", 0)) for node in nodes), "a GPU"
     else:
-        places, wanted = sum(int(node.get("CPU", 0)) // max(threads, 1) for node in nodes), f"{max(threads, 1)} CPUs"
-    if not places:
+        found, wanted = sum(int(node.get("CPU", 0)) // threads for node in nodes), f"{threads} CPUs"
+    if not found:
         cure = "`ray status` shows what it has; model.device and machine.threads say what is wanted."
-        raise MachineError(Problem("--ray", f"the cluster at '{address}' has no node with {wanted} free for it", cure))
-    return threads, places
+        raise MachineError(Problem("--ray", f"no node of the cluster has {wanted}", cure))
+    return threads, found
 
 
 def _resources(settings: Settings, threads: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from test_crew import CARDS, TINY, kept
 from tiny import write_tiny_base
 
 from gonbuild.cli import main
-from gonbuild.cluster import draw_on_cluster  # before Ray: it sets the environment that Ray reads
+from gonbuild.cluster import draw_on_cluster, places  # before Ray: it sets the environment that Ray reads
 from gonbuild.drawing import drawing
 from gonbuild.errors import InputError, MachineError, Problem
 from gonbuild.node import MakeModels
@@ -24,6 +24,7 @@ from gonbuild.store import Store
 import ray
 from ray.cluster_utils import Cluster
 
+SMALL = {"num_cpus": 1, "object_store_memory": 80 << 20}
 QUICK = {"health_check_period_ms": 300, "health_check_timeout_ms": 300, "health_check_failure_threshold": 3}
 
 
@@ -39,15 +40,15 @@ def cluster(notes: Path) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
         patch.setenv("NOTES", str(notes))
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK}
+        head = {**SMALL, "include_dashboard": False, "_system_config": QUICK}
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(**SMALL)
         yield cluster
         cluster.shutdown()
 
 
 class NodeModels(FakeModels):
-    """The fake models as an actor makes them; each node notes what it draws."""
+    """The fake models as an actor makes them; each node notes what it begins, and may be told to hang then."""
 
     def __init__(self, root: Path, settings: Settings, store: Store) -> None:
         super().__init__()
@@ -55,12 +56,13 @@ class NodeModels(FakeModels):
     def generate(
         self, folder: Path | None, requests: Sequence[Request], progress: Progress
     ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
-        node = ray.get_runtime_context().get_node_id()
+        node, notes = ray.get_runtime_context().get_node_id(), Path(os.environ["NOTES"])
         for drawn in super().generate(folder, requests, progress):
-            with (Path(os.environ["NOTES"]) / node).open("a") as file:
+            with (notes / node).open("a") as file:
                 file.write(f"{drawn[0].card}\n")
+            if (notes / f"{node}-hangs").exists():
+                time.sleep(300)
             yield drawn
-            time.sleep(0.2)
 
 
 class Refusing(NodeModels):
@@ -106,6 +108,32 @@ def test_cluster_that_does_not_answer_is_an_error_with_its_address(tmp_path: Pat
         project.build()
 
 
+HOSTS = [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 6.0}, {"CPU": 64.0, "GPU": 2.0}, {}]
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "nodes", "wanted"),
+    [
+        ("cuda", 0, HOSTS, (4, 10)),
+        ("cpu", 0, HOSTS, (4, 16 + 1 + 16)),
+        ("cpu", 3, HOSTS, (3, 21 + 2 + 21)),
+        ("cpu", 0, [{"CPU": 2.0}, {"CPU": 1.0}], (2, 1)),
+    ],
+)
+def test_each_gpu_or_handful_of_cores_has_an_actor(
+    device: str, threads: int, nodes: list[dict[str, float]], wanted: tuple[int, int]
+) -> None:
+    settings = parse_settings({"model": {"device": device}, "machine": {"threads": threads}})
+    assert places(settings, nodes) == wanted
+
+
+@pytest.mark.parametrize(("device", "lacking"), [("cuda", "a GPU"), ("cpu", "8 CPUs")])
+def test_cluster_without_a_place_is_refused(device: str, lacking: str) -> None:
+    settings = parse_settings({"model": {"device": device}, "machine": {"threads": 8}})
+    with pytest.raises(MachineError, match=f"--ray: no node of the cluster has {lacking}. `ray status` shows"):
+        places(settings, [{"CPU": 4.0}, {}])
+
+
 def test_missing_ray_is_an_error_with_its_cure() -> None:
     with pytest.raises(MachineError, match=r"Ray is not installed. Install it: pip install .* -e '.\[ray\]'"):
         drawing(parse_settings({}), ray="auto", found=lambda _: None)
@@ -113,6 +141,7 @@ def test_missing_ray_is_an_error_with_its_cure() -> None:
 
 def test_lost_node_costs_no_card_and_no_byte(cluster: Cluster, notes: Path, tmp_path: Path) -> None:
     second = cluster.list_all_nodes()[1]
+    (notes / f"{second.node_id}-hangs").touch()
     make_project(tmp_path / "one", DECK + CARDS).build()
     project = on(cluster, tmp_path / "ray", NodeModels)
     put, puts = project.store.put_json, []
@@ -130,10 +159,8 @@ def test_lost_node_costs_no_card_and_no_byte(cluster: Cluster, notes: Path, tmp_
     assert kept(tmp_path / "ray") == kept(tmp_path / "one")
     assert len(puts) == len(set(puts)) == len(list((tmp_path / "ray/build/cache/candidates").iterdir()))
     assert project.models.log == ["train 3"]
-    drawn = {path.name: path.read_text().split() for path in notes.iterdir()}
-    lost = set(drawn.pop(second.node_id))
-    others = {card for cards in drawn.values() for card in cards}
-    assert lost & others, "what the lost node had begun was drawn elsewhere"
+    (begun,) = (notes / second.node_id).read_text().split()[-1:]
+    assert begun in (notes / cluster.head_node.node_id).read_text().split()
 
 
 def until_there(path: Path) -> None:
