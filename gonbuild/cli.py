@@ -59,6 +59,11 @@ examples:
   gonbuild try "Tên thẻ: Vớt Rác Trên Hồ. Loại: Bảo Vệ. Hiệu ứng: +2 điểm cho Sông"
 """
 
+EVAL = "measure base and adapter side by side; writes eval.md, eval.json and plots to build/report"
+WORKERS = (
+    "processes of this host that draw candidates, each on a GPU of its own with `model.device = cuda` (default: 1)"
+)
+RAY = "draw candidates on this Ray cluster, `auto` for the one that this host belongs to"
 EXPORT = """\
 write the adapter, alone or merged, its base, or the training stories, for other tools
 A merged adapter and a base are whole models in full precision, with tokenizer and chat template. They are made in the
@@ -132,18 +137,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for name, run, text in (
-        ("stories", _stories, "bring the packs up to date\nTrains the adapter only if a stale card needs candidates."),
-        ("plan", _plan, "say what `stories` would do, and why; changes nothing"),
-    ):
-        command(name, run, text).add_argument(
-            "--refresh", nargs="+", metavar="CARD", default=[], help="cards to make anew, or `all`"
-        )
+    stories = command(
+        "stories", _stories, "bring the packs up to date\nTrains the adapter only if a stale card needs candidates."
+    )
+    plan = command("plan", _plan, "say what `stories` would do, and why; changes nothing")
+    for sub in (stories, plan):
+        sub.add_argument("--refresh", nargs="+", metavar="CARD", default=[], help="cards to make anew, or `all`")
     command("check", _check, "exit 1 if the packs are stale; needs no model and no network")
     why = command("why", _why, "tell a card's story: its inputs, adapter, scores, and what was dropped")
     why.add_argument("card", help="id of a card")
     command("train", _train, "train the adapter, unless the cache holds it")
-    command("eval", _eval, "measure base and adapter side by side; writes eval.md, eval.json and plots to build/report")
+    eval_ = command("eval", _eval, EVAL)
+    for sub in (stories, eval_):
+        sub.add_argument("--workers", type=int, default=1, metavar="N", help=WORKERS)
+        sub.add_argument("--ray", default="", metavar="ADDRESS", help=RAY)
     try_ = command("try", _try, "print candidates for one card with their verdicts; writes no pack")
     try_.add_argument("card", help="id of a card, or 'Tên thẻ: ... Loại: ... Hiệu ứng: ...'")
     try_.add_argument("-n", type=int, default=8, metavar="N", help="candidates (default: 8)")
@@ -174,8 +181,16 @@ def _project(args: argparse.Namespace) -> "Project":
     return project
 
 
-def _stories(args: argparse.Namespace) -> int:
+def _drawing_project(args: argparse.Namespace) -> "Project":
+    from gonbuild.drawing import drawing
+
     project = _project(args)
+    project.draw = drawing(project.settings, args.workers, args.ray)
+    return project
+
+
+def _stories(args: argparse.Namespace) -> int:
+    project = _drawing_project(args)
     with Bars() as progress:
         built = project.build(args.refresh, progress, _print_plan)
     if built.plan.changes:
@@ -223,7 +238,7 @@ def _train(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> int:
     from gonbuild.comparison import eval_markdown
 
-    project = _project(args)
+    project = _drawing_project(args)
     with Bars() as progress:
         figures = project.evaluate(progress)
     print(eval_markdown(figures), end="")

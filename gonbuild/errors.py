@@ -41,6 +41,10 @@ class GonbuildError(Exception):
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    def __reduce__(self) -> tuple[type["GonbuildError"], tuple[tuple[Problem, ...]]]:
+        """Lets another process raise the same error: from its text alone the problems' parts would be lost."""
+        return type(self), (self.problems,)
+
 
 class InputError(GonbuildError):
     """Cards, templates, settings, lock or arguments that a person has to mend."""

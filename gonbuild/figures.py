@@ -9,6 +9,7 @@ from typing import Any
 
 from gonbuild.bleu import BleuIndex, corpus_scores, self_bleu, signature
 from gonbuild.chat import parse_card_text
+from gonbuild.drawing import Asked
 from gonbuild.effects import form_of, read_effect, tell
 from gonbuild.evaluate import distinct_n
 from gonbuild.filters import Context, judge
@@ -104,10 +105,11 @@ def _draw(
     """
     maker = ws.adapter_key if folder else {name: ws.adapter_inputs[name] for name in ("base", "model")}
     requests = [Request(card.id or card.name, ws.templates.prompt(card), 0, count) for card, count in asked]
-    inputs = [
-        ws.draw_inputs(maker, r.card, digest([r.prompt.text, r.prompt.without_card]), r.first, r.last) for r in requests
+    wanted = [
+        Asked(r, ws.draw_inputs(maker, r.card, digest([r.prompt.text, r.prompt.without_card]), r.first, r.last))
+        for r in requests
     ]
-    return drawn_or_kept(ws, list(zip(requests, inputs, strict=True)), lambda: folder, progress)
+    return drawn_or_kept(ws, wanted, lambda: folder, progress)
 
 
 def _held_out(

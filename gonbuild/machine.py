@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gonbuild.ranks import device_index, processes
+from gonbuild.ranks import usable_cores as usable_cores
 
 # Read once, when the libraries below are first imported. MKL_CBWR makes a row's result independent of the other rows
 # and of the thread count on Intel; the CUBLAS one does the same for repeated runs on a GPU.
@@ -74,11 +75,6 @@ def free_bytes(device: str) -> int:
         return _free_memory()
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return int(torch.cuda.mem_get_info()[0]) + unused
-
-
-def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def training_is_exact() -> bool:

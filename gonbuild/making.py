@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from gonbuild.drawing import Asked, kept_candidates
 from gonbuild.errors import MachineError, Problem
 from gonbuild.filters import Context, StoryIndex, diversity, judge
 from gonbuild.plan import Step
-from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, digest, quiet
+from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, quiet
 from gonbuild.selection import select
 from gonbuild.workspace import Workspace
 
@@ -118,39 +118,39 @@ def draw_round(
     ws: Workspace, work: Sequence[Made], round_: int, progress: Progress
 ) -> dict[str, tuple[Candidate, ...]]:
     """Returns each card's candidates of one round, card id -> candidates."""
-    by_adapter: dict[str, list[tuple[Request, dict[str, Any]]]] = {}
+    by_adapter: dict[str, list[Asked]] = {}
     for m in work:
         inputs = ws.candidate_inputs(m.adapter, m.card.id, m.first_round + round_)
         request = Request(m.card.id, ws.templates.prompt(m.card), inputs["first"], inputs["last"])
-        by_adapter.setdefault(m.adapter, []).append((request, inputs))
+        by_adapter.setdefault(m.adapter, []).append(Asked(request, inputs))
     drawn: dict[str, tuple[Candidate, ...]] = {}
     for adapter, asked in by_adapter.items():
         found = drawn_or_kept(ws, asked, partial(adapter_folder, ws, adapter, progress), progress)
-        drawn |= {request.card: candidates for (request, _), candidates in zip(asked, found, strict=True)}
+        drawn |= {a.request.card: candidates for a, candidates in zip(asked, found, strict=True)}
     return drawn
 
 
 def drawn_or_kept(
-    ws: Workspace,
-    asked: Sequence[tuple[Request, dict[str, Any]]],
-    folder: Callable[[], Path | None],
-    progress: Progress,
+    ws: Workspace, asked: Sequence[Asked], folder: Callable[[], Path | None], progress: Progress
 ) -> list[tuple[Candidate, ...]]:
-    """Returns the candidates of each request, which stands with the inputs of its key, in the order asked.
+    """Returns the candidates of each request, in the order asked, all of them from the store.
 
-    They come from the store, and what is missing there from the engine, which keeps it. The adapter's folder, None for
-    the bare base, is asked for only then.
+    What is missing there is drawn into it first. The adapter's folder, None for the bare base, is asked for only then.
+
+    Raises:
+        MachineError: the store cannot give back what was put there just now.
     """
-    kept = [ws.store.read_json("candidates", digest(inputs)) for _, inputs in asked]
-    drawn = {at: tuple(Candidate(**row) for row in value) for at, value in enumerate(kept) if value is not None}
-    missing = [at for at in range(len(asked)) if at not in drawn]
-    if missing:
-        new = ws.models.generate(folder(), [asked[at][0] for at in missing], progress)
-        for at, (_, candidates) in zip(missing, new, strict=True):
-            inputs = asked[at][1]
-            ws.store.put_json("candidates", digest(inputs), inputs, [vars(c) for c in candidates])
-            drawn[at] = tuple(candidates)
-    return [drawn[at] for at in range(len(asked))]
+    found = [kept_candidates(ws.store, a) for a in asked]
+    if missing := [a for a, candidates in zip(asked, found, strict=True) if candidates is None]:
+        ws.draw(ws, folder(), missing, progress)
+        found = [kept_candidates(ws.store, a) if c is None else c for a, c in zip(asked, found, strict=True)]
+    lost = [a.request.card for a, candidates in zip(asked, found, strict=True) if candidates is None]
+    if lost:
+        what = f"candidates of {', '.join(lost[:3])} that were kept just now cannot be read"
+        raise MachineError(
+            Problem(str(ws.store.root), what, "Is the disk sound, and does nobody else empty the cache?")
+        )
+    return [candidates for candidates in found if candidates is not None]
 
 
 def adapter_folder(ws: Workspace, key: str = "", progress: Progress = quiet) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gonbuild import packs
 from gonbuild.base import locate_base
 from gonbuild.disk import folder_aside
+from gonbuild.drawing import Draw, draw_here
 from gonbuild.errors import InputError, Problem, near
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
@@ -58,10 +59,14 @@ class Project:
         self.root, self.settings, self.store = root, settings, store
         self.models = models or Models(root, settings, store)
         self.remote = remote or Remote(settings.cache, store)
+        self.draw: Draw = draw_here
+        """How builds and evaluations draw candidates that the store lacks; `drawing` returns others."""
 
     def workspace(self) -> Workspace:
         """Returns a fresh look at the folder."""
-        return Workspace(self.root, self.settings, self.store, self.models, self.remote)
+        ws = Workspace(self.root, self.settings, self.store, self.models, self.remote)
+        ws.draw = self.draw
+        return ws
 
     def plan(self, refresh: Collection[str] = ()) -> Plan:
         """Returns what a build would do and why; `refresh` names cards that shall be made anew (`all` for all).

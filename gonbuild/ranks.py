@@ -1,4 +1,4 @@
-"""Owns what a process knows of the others that one launch started for a training; starts none itself.
+"""Owns what a process knows of its share of the machine: cores, and the others of a launch; starts none itself.
 
 `accelerate launch` and `torchrun` say it in the environment. The first process plans, prints and writes; the others
 only train with it.
@@ -20,3 +20,8 @@ def processes() -> int:
 def device_index() -> int:
     """Returns which of its machine's GPUs this process takes."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def usable_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

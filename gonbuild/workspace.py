@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonbuild import packs
+from gonbuild.drawing import Draw, draw_here
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
 from gonbuild.records import Card, Deck, Row, Story, digest
@@ -49,6 +50,8 @@ class Workspace:
 
     def __init__(self, root: Path, settings: Settings, store: Store, models: Models, remote: Remote) -> None:
         self.root, self.settings, self.store, self.models, self.remote = root, settings, store, models, remote
+        self.draw: Draw = draw_here
+        """What draws candidates that the store lacks into it."""
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes, none where there is no such file."""

@@ -232,7 +232,7 @@ def test_build_with_nothing_to_do_loads_no_heavy_library(tmp_path: Path) -> None
         f"from gonbuild.cli import main; code = main(['stories', '--root', {str(tmp_path)!r}], "
         "lambda root, profile: open_project(Path(root))); "
         "heavy = {'torch', 'transformers', 'peft', 'trl', 'datasets', 'bitsandbytes', 'sacrebleu', 'jinja2', 'yaml', "
-        "'numpy', 'tqdm', 'gonbuild.plots', 'gonbuild.curves', 'gonbuild.comparison'} & set(sys.modules); "
+        "'ray', 'numpy', 'tqdm', 'gonbuild.plots', 'gonbuild.curves', 'gonbuild.comparison'} & set(sys.modules); "
         "print(code, sorted(heavy))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
