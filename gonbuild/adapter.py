@@ -44,16 +44,18 @@ def attach_adapter(base: Base, folder: Path, *, merged: bool = True) -> Base:
 
 
 def in_full(base: Base) -> Base:
-    """Returns a base whose linear layers are copies, in the number format that is computed in; all else is shared."""
+    """Returns a base whose matrices are copies, in the number format that is computed in; all else is shared."""
     shared = {id(x): x for x in (*base.model.parameters(), *base.model.buffers())}
     model = deepcopy(base.model, shared)
     if base.quantized:
         with nothing_printed():
             model = model.dequantize(base.dtype)
     else:
+        copies: dict[int, nn.Parameter] = {}  # a weight that two modules share stays shared
         for module in model.modules():
-            if isinstance(module, nn.Linear):
-                module.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
+            if isinstance(module, nn.Linear | nn.Embedding):
+                own = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
+                module.weight = copies.setdefault(id(module.weight), own)
     return replace(base, model=model.eval().requires_grad_(False))
 
 

@@ -195,6 +195,7 @@ def _settings_for_nodes(place: Place, threads: int) -> Settings:
         model=place.settings.model.model_copy(update={"base": whole}),
         adapter=place.settings.adapter,
         sampling=place.settings.sampling,
+        selection=place.settings.selection,
         machine=place.settings.machine.model_copy(update={"threads": threads}),
     )
 

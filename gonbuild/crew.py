@@ -77,6 +77,7 @@ class Crew:
         if len(shards) < 2:
             draw_here(place, folder, asked, progress)
             return
+        place.models.unload()  # a base that trained may stand where a worker's is to be
         progress(LOADING, 0, 1)
         told = _Told(progress, len(asked))
         crew: list[Worker] = []

@@ -129,9 +129,7 @@ def _see(
             total = total * less + tl.sum(shares, 1)
             sums = sums * less[:, None] + tl.dot(shares.to(v.dtype), v, input_precision="ieee")
             most = higher
-    tl.store(
-        out + row * heads * width + mine, (sums / total[:, None]).to(out.dtype.element_ty), mask=q_at[:, None] < GROUPS
-    )
+    tl.store(out + row * heads * width + mine, (sums / total[:, None]).to(out.dtype.element_ty), mask=used)
 
 
 @triton.jit

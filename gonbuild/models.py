@@ -148,6 +148,11 @@ class Models:
         base = load_base(self._files, full, self._settings.machine.threads)
         write_model(merge_adapter(base, adapter) if adapter else base, target, templates, chat)
 
+    def unload(self) -> None:
+        """Gives the memory back that a loaded base takes; what needs one loads it again."""
+        self._drawn_with = None
+        vars(self).pop("_base", None)
+
     def _drawing(self, folder: Path | None) -> Any:
         """Returns the base to draw with, the adapter of a folder merged or on it; the last one is kept."""
         if self._drawn_with is None or self._drawn_with[0] != folder:

@@ -90,6 +90,9 @@ class FakeModels:
     def let_go(self) -> None:
         self.others_wait = False
 
+    def unload(self) -> None:
+        """Has nothing loaded."""
+
     def generate(
         self, folder: Path | None, requests: Sequence[Request], progress: Progress
     ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:

@@ -56,7 +56,7 @@ def measure_continuous(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
     """Draws the whole job with the engine, once to start it up and then as often as asked for."""
-    from gonbuild.engine import draw
+    from gonbuild.batching import draw
 
     job = bench_job(tiny=args.tiny)
     loading = time.perf_counter()
@@ -133,7 +133,7 @@ def measure_cpu(args: argparse.Namespace) -> dict[str, Any]:
     if args.run == "cpu-generate":
         tokens = rivals.generate_cards(base, prompts, ws.settings.sampling, CANDIDATES, CPU_SLOTS)
     else:
-        from gonbuild.engine import Task, draw
+        from gonbuild.batching import Task, draw
 
         shared = next(at for at, tokens in enumerate(zip(*prompts, strict=False)) if len(set(tokens)) > 1)
         tasks = [Task(c.id, tuple(p), 0, CANDIDATES, shared=shared) for c, p in zip(cards, prompts, strict=True)]
@@ -147,7 +147,7 @@ def measure_growth(args: argparse.Namespace) -> dict[str, Any]:
     from tiny import write_tiny_base
 
     from gonbuild.base import BaseFiles
-    from gonbuild.engine import draw
+    from gonbuild.batching import draw
     from gonbuild.model import load_base
     from gonbuild.settings import parse_settings
 

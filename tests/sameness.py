@@ -45,7 +45,7 @@ def neighbourhoods(job: Job) -> Iterator[tuple[str, Sequence[Any]]]:
 
 def draw_all(base: Any, tasks: Sequence[Any], settings: Any, slots: int) -> Run:
     """Draws tasks and returns each candidate by card and index."""
-    from gonbuild.engine import draw
+    from gonbuild.batching import draw
 
     return {
         (task.card, index): candidate

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from gonbuild.adapter import attach_adapter, detach_adapter
 from gonbuild.base import locate_base
 from gonbuild.errors import InputError, MachineError
-from gonbuild.machine import rows_are_exact
+from gonbuild.machine import training_is_exact
 from gonbuild.model import load_base
 from gonbuild.records import Row
 from gonbuild.settings import AdapterSettings, ModelSettings
@@ -77,7 +77,7 @@ def test_another_seed_gives_another_adapter(base, trained, tmp_path):
     assert weights(tmp_path) != weights(trained[0])
 
 
-@pytest.mark.skipif(not rows_are_exact(), reason="this CPU's products depend on the thread count")
+@pytest.mark.skipif(not training_is_exact(), reason="this CPU's products depend on the thread count")
 def test_two_threads_give_the_same_bytes(base, trained, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)

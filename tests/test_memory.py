@@ -110,7 +110,7 @@ def test_generation_grows_with_the_candidates_and_merging_takes_all_weights_in_f
         for count in ({"candidates": 4}, {"candidates": 24})
     )
     assert part(many, "24 candidates") == pytest.approx(6 * part(few, "4 candidates"))
-    assert few.cure == "lower sampling.candidates"
+    assert many.cure == "lower sampling.candidates or sampling.max_new_tokens"
     assert merging_need(MISTRAL, PROFILE.model, PROFILE.adapter).gib == pytest.approx(14.8, abs=0.1)
 
 

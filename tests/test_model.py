@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 
 from gonbuild.base import BaseFiles, locate_base
 from gonbuild.errors import InputError, MachineError
-from gonbuild.machine import Machine, describe_hardware, describe_machine, rows_are_exact
+from gonbuild.machine import Machine, describe_hardware, describe_machine, drawing_is_exact, training_is_exact
 from gonbuild.memory import KNOWN, Need, Part
 from gonbuild.model import load_base, load_reader, missing_for, model_options, shape_of
 from gonbuild.records import Row
@@ -238,10 +238,32 @@ def test_profile_decides_how_weights_are_loaded():
     assert not options["trust_remote_code"]
 
 
-def test_self_test_answers_the_same_twice_and_leaves_the_threads():
+@pytest.mark.parametrize("exact", [training_is_exact, drawing_is_exact])
+def test_self_test_answers_the_same_twice_and_leaves_the_threads(exact):
     torch.set_num_threads(2)
-    assert rows_are_exact() is rows_are_exact()
+    assert exact() is exact()
     assert torch.get_num_threads() == 2
+
+
+def test_gpu_without_what_builds_kernels_is_refused():
+    bare = Machine(64, 80, True, lambda name, revision: True, kernels=False)
+    (missing,) = missing_for(MISTRAL, HUB, bare)
+    assert missing == "Triton or a C compiler (cc) is not installed, which draw on a GPU"
+
+
+def test_family_that_the_engine_does_not_know_is_refused(tmp_path):
+    folder = write_tiny_base(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gemma"}))
+    with pytest.raises(InputError, match="can be drawn from llama, mistral, qwen2 or qwen3, not from 'gemma'"):
+        load_reader(BaseFiles("tiny", folder), folder)
+
+
+def test_sliding_window_bounds_the_context(tmp_path):
+    folder = write_tiny_base(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"sliding_window": 256}))
+    assert load_reader(BaseFiles("tiny", folder), folder).context == 256
 
 
 def test_machine_is_described_in_words():

@@ -259,6 +259,7 @@ SETTINGS_AND_KEYS = {
         "dataset.variants",
         "adapter.*",
         "sampling.*",
+        "selection.card_weight",
     ),
     "cards": ("sampling.*", "filters.*", "selection.stories", "selection.card_weight"),
     "packs": ("packs.title",),

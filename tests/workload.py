@@ -51,7 +51,7 @@ class Job:
 
     def tasks(self) -> list[Any]:
         """Returns the job as the engine takes it."""
-        from gonbuild.engine import Task
+        from gonbuild.batching import Task
 
         pairs = zip(self.prompts, self.lengths, strict=True)
         return [
