@@ -50,6 +50,7 @@ def in_full(base: Base) -> Base:
     if base.quantized:
         with nothing_printed():
             model = model.dequantize(base.dtype)
+        model.is_loaded_in_4bit = False  # which transformers leaves as it was
     else:
         copies: dict[int, nn.Parameter] = {}  # a weight that two modules share stays shared
         for module in model.modules():

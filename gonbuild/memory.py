@@ -30,7 +30,7 @@ CHOICE_BYTES = 80
 """Per generated token and word that may be chosen: scores and noise in 64 bits, with what makes them."""
 MERGED_SLOTS = 64
 """Slots that must fit beside a merged copy of the layers; with fewer, layers in 4 bits and more slots are faster."""
-TILE = 32
+TILE = 64
 """Rows that a CPU reads at once, whatever the number of slots: a product of other shape may give a row other bits."""
 RUNTIME_GIB = {"cuda": 0.3, "cpu": 0.1}
 """The matrix library's work space and holes in the allocator's memory; a CPU took 0.34 GiB to train the embedded base

@@ -4,7 +4,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import bitsandbytes  # noqa: F401  before gonbuild, which hides it where there is no GPU
+import torch
+from bitsandbytes.functional import dequantize_4bit  # before gonbuild, which hides it where there is no GPU
+from safetensors.torch import load_file
 from tiny import write_tiny_base
 
 from gonbuild.adapter import attach_adapter
@@ -49,8 +51,29 @@ found = train_adapter(base, ROWS, SETTINGS, resumed, journal=Journal(folder / "w
 assert [step for step, _ in found.losses] == list(range(1, 7))
 assert found.losses == wanted.losses, (found.losses, wanted.losses)
 assert weights(resumed) == weights(whole)
-adapted = attach_adapter(base, whole, merged=False)
+
 request = Request("card-1", Prompt(ROWS[1].prompt, PROMPT), 0, 3)
-((_, candidates),) = generate(adapted, [request], SamplingSettings(max_new_tokens=12))
-assert len(candidates) == 3
+
+
+def drawn(adapted):
+    ((_, candidates),) = generate(adapted, [request], SamplingSettings(max_new_tokens=12))
+    assert len(candidates) == 3
+    return candidates
+
+
+merged = attach_adapter(base, whole)
+assert not merged.quantized
+assert base.quantized
+layer, full = (b.model.model.layers[0].mlp.up_proj for b in (base, merged))
+assert type(full) is torch.nn.Linear
+assert full.weight.dtype == torch.bfloat16
+found = load_file(whole / "adapter_model.safetensors")
+a, b = (found[f"base_model.model.model.layers.0.mlp.up_proj.lora_{x}.weight"].float() for x in "AB")
+weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float() + SETTINGS.alpha / SETTINGS.rank * b @ a
+assert (full.weight.float() - weight).abs().max() < 0.01 * weight.abs().max()
+assert drawn(merged) == drawn(attach_adapter(base, whole))
+assert not hasattr(base.model, "peft_config")
+carried = attach_adapter(base, whole, merged=False)
+assert carried.quantized
+drawn(carried)
 print("same")

@@ -17,8 +17,10 @@ from gonbuild.base import locate_base
 from gonbuild.errors import InputError, MachineError
 from gonbuild.machine import training_is_exact
 from gonbuild.model import load_base
+from gonbuild.models import Models
 from gonbuild.records import Row
-from gonbuild.settings import AdapterSettings, ModelSettings
+from gonbuild.settings import AdapterSettings, ModelSettings, parse_settings
+from gonbuild.store import Store
 from gonbuild.trainer import Batches, Journal, trainer_config
 from gonbuild.training import _last_checkpoint, lora_config, train_adapter
 
@@ -367,3 +369,15 @@ def test_cut_adapter_is_refused(base, copy):
     (copy / "adapter_model.safetensors").write_bytes(weights(copy)[:-10])
     with pytest.raises(InputError, match="adapter_model.safetensors cannot be read"):
         attach_adapter(base, copy)
+
+
+def test_base_to_draw_with_is_made_once_until_it_is_unloaded(folder, trained, tmp_path):
+    settings = parse_settings({"model": {"base": str(folder)}, "machine": {"threads": 1}})
+    models = Models(tmp_path, settings, Store(tmp_path / "cache"))
+    first = models._drawing(trained[0])
+    assert models._drawing(trained[0]) is first
+    assert models._drawing(None) is not first
+    merged = logits(models._drawing(trained[0]).model)
+    assert torch.equal(merged, logits(first.model))
+    models.unload()
+    assert models._drawing(trained[0]) is not first

@@ -188,7 +188,7 @@ def test_slots_are_halved_until_they_fit(base, tasks):
     planned = {plan_room(base, tasks, SETTINGS, 4096, free >> n).slots for n in range(10)}
     assert len(planned) > 3
     assert all(4096 % slots == 0 for slots in planned)
-    assert plan_room(base, tasks, SETTINGS, 0, free).slots == 32
+    assert plan_room(base, tasks, SETTINGS, 0, free).slots == 64
 
 
 def test_not_one_slot_fits(base, tasks):
