@@ -29,12 +29,10 @@ PADDED = 32
 """Tokens, a multiple of which prompts are read at."""
 READ_AT_ONCE = {"cpu": 1, "cuda": 16}
 """Prompts."""
-SLOTS = {"cpu": TILE, "cuda": 768}
+SLOTS = {"cpu": TILE, "cuda": 512}
 """Candidates at a time where nothing else is asked for."""
 SHARE = 0.9
 """Of the free memory that is taken at most."""
-READ_EARLY = 8
-"""Prompts are read once fewer candidates wait than this part of the slots."""
 BEGINNINGS = 4
 """Beginnings of prompts that are remembered: a project has one."""
 IN_FLIGHT = {"cpu": 0, "cuda": 1}
@@ -180,8 +178,6 @@ class _Run:
             self._flying.append((list(self._rows), self._slots.launch(live)))
             for candidate in filter(None, self._rows):
                 candidate.started += 1
-            if len(self._waiting) < len(self._rows) // READ_EARLY:
-                self._read()  # the device has two steps to do meanwhile
             # A candidate that reaches its limit need not be looked at to leave its row.
             self._rows = [c if c is not None and c.started < c.limit else None for c in self._rows]
         while len(self._flying) > (IN_FLIGHT[self._base.device.type] if live else 0):

@@ -193,7 +193,7 @@ class MachineSettings(Stage):
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads; 0 takes one per core that this process may use, 4 at most"""
     slots: Annotated[int, Field(ge=0, le=4096)] = 0
-    """candidates drawn at a time; 0 for 768 on a GPU and 64 on a CPU, halved until they fit into the free memory"""
+    """candidates drawn at a time; 0 for 512 on a GPU and 64 on a CPU, halved until they fit into the free memory"""
     checkpoint_updates: Annotated[int, Field(ge=0)] = 200
     """updates between checkpoints of a training, from which an interrupted one goes on; 0 for none"""
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
