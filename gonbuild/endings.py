@@ -25,7 +25,10 @@ class Endings:
         """Tells whether the last token ended the text."""
         if ids[-1] == self._tokenizer.eos_token_id:
             return True
-        return ids[-1] in self._closers and any(tag in self._tokenizer.decode(ids[-TAIL:]) for tag in TAGS)
+        if ids[-1] not in self._closers:
+            return False
+        tail = self._tokenizer.decode(ids[-TAIL:])
+        return any(tag in tail for tag in TAGS)
 
     def text(self, ids: Sequence[int]) -> tuple[str, bool]:
         """Returns the story in NFC with single spaces, cut at the first tag, and whether that tag was the end's."""

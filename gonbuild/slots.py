@@ -70,7 +70,7 @@ class PlainCache:
         prompts = [kept[self._places, :, :prompt] for kept in self._prompts[layer]]  # (places, heads, prompt, width)
         seen = q.view(heads, n * groups, width) @ prompts[0].transpose(-1, -2)
         scores = torch.cat((self._own_place(seen, n), q @ keys.transpose(-1, -2)), -1)  # (heads, n, groups, seen)
-        shares = scores.masked_fill_(self._unseen, -torch.inf).softmax(-1)
+        shares = scores.masked_fill_(self._unseen, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
         told = shares[..., :prompt].reshape(heads, n * groups, prompt) @ prompts[1]
         out = self._own_place(told, n) + shares[..., prompt:] @ values
         return out.transpose(0, 1).reshape(n, heads * groups * width)
