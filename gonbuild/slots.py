@@ -51,7 +51,7 @@ class PlainCache:
         self._turn = self._cos[start + step][:, None], self._sin[start + step][:, None]  # (n, 1, width)
         self._tile, self._step = rows.start // TILE, step
         # Below multiples of STRIDE a sum may be taken in another order.
-        prompt, own = (-(-int(x.max()) // STRIDE) * STRIDE for x in (start, step + 1))
+        prompt, own = (-(-max(int(x.max()), 1) // STRIDE) * STRIDE for x in (start, step + 1))
         self._spans = min(prompt, self._room.prompt), min(own, self._room.new)
         self._places, self._whose = state[PLACE].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         unseen = [self._columns[:span] >= x[:, None] for span, x in zip(self._spans, (start, step + 1), strict=True)]

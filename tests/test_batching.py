@@ -96,6 +96,26 @@ def test_other_cards_their_order_and_other_rounds_move_no_bit(base, tasks, wante
         assert len(got) == sum(task.last - task.first for task in some)
 
 
+@pytest.mark.parametrize("slots", [1, 7, 128])
+def test_prompts_of_any_length_and_any_number_of_candidates(base, slots):
+    """One token, two, and beginnings that are all of the prompt, or end where what is padded does."""
+    some = [
+        Task("a", [5], 0, 3),
+        Task("b", [5, 6], 0, 1, shared=2),
+        Task("c", range(5, 40), 0, 70, shared=35),
+        Task("d", range(5, 38), 2, 3, shared=33),
+        Task("e", range(5, 37), 0, 1, shared=32),
+    ]
+    settings = SETTINGS.model_copy(update={"max_new_tokens": 8, "repetition_penalty": 1.2, "min_p": 0.05})
+    wanted = bits(base, some, settings, slots=64)
+    assert len(wanted) == 76
+    assert bits(base, some[::-1], settings, slots=slots) == wanted
+    assert [bits(base, [task], settings, slots=slots) for task in some[:2]] == [
+        {key: value for key, value in wanted.items() if key[0] == task.card} for task in some[:2]
+    ]
+    assert list(draw(base, [], settings)) == []
+
+
 def test_yields_in_the_order_asked_and_holds_back_what_is_early(base, tasks):
     uneven = [replace(task, last=1 + 5 * (n % 2)) for n, task in enumerate(tasks)]
     assert [task for task, _ in draw(base, uneven, SETTINGS, slots=8)] == uneven

@@ -1,5 +1,8 @@
 """Running transformers' own modules: the same logits as its own forward pass, at once and step by step."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -124,3 +127,7 @@ def test_decoder_of_a_model_is_made_once_and_goes_with_it():
     model = make_model("mistral")
     assert decoder_of(model) is decoder_of(model)
     assert decoder_of(make_model("mistral")) is not decoder_of(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
