@@ -38,9 +38,9 @@ _FACTS = {
     "effect": _text("The card's effect as the game prints it; its stories tell it."),
 }
 _COUNT = {"description": "How many stories to ship, else `selection.stories`.", "type": "integer"}
-_ID = _text("Names the card for good: a-z, 0-9 and hyphens, 64 at most.", pattern="^[a-z0-9][a-z0-9-]{0,63}$")
+CARD_ID = _text("Names the card for good: a-z, 0-9 and hyphens, 64 at most.", pattern="^[a-z0-9][a-z0-9-]{0,63}$")
 _CARD = _mapping(
-    {"id": _ID, **_FACTS, "examples": _STORIES, "stories": {**_COUNT, "minimum": 1, "maximum": 50}},
+    {"id": CARD_ID, **_FACTS, "examples": _STORIES, "stories": {**_COUNT, "minimum": 1, "maximum": 50}},
     "examples",
     "stories",
 )
@@ -69,11 +69,11 @@ def read_library(root: Path) -> Library:
     cards: list[Card] = []
     examples: list[Card] = []
     problems: list[Problem] = []
-    for path in _files(folder, ".yaml"):
+    for path in (path for path in _files(folder, ".yaml") if path.name != NOT_A_DECK):
         data, problem = read_bytes(path, root, DECK_BYTES)
         if problem:
             problems.append(problem)
-        elif path.name != NOT_A_DECK:
+        else:
             deck, found, wrong = parse_deck(data, path.relative_to(root).as_posix())
             decks.append(deck)
             cards += found

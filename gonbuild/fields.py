@@ -39,9 +39,11 @@ class Reader:
         self.problems.append(Problem(f"{self.where}:{node.line}:{node.column}", what, wanted))
 
     def _value(self, node: Node, schema: Schema, label: str) -> Any:
-        """Returns a field's value, None where it is wrong: a text, a whole number, or a list of nodes."""
+        """Returns a field's value, None where it is wrong: a text, a whole number, a mapping, or a list of nodes."""
         if schema["type"] == "array":
             return self._list(node, schema, label)
+        if schema["type"] == "object":
+            return self._mapping(node, schema, label)
         if not isinstance(node.value, str):
             self._say(
                 node,
@@ -55,6 +57,12 @@ class Reader:
         else:
             return node.value
         return None
+
+    def _mapping(self, node: Node, schema: Schema, label: str) -> dict[str, Any] | None:
+        values = self.fields(node, schema, label)
+        if isinstance(node.value, dict) and len(node.value) < schema.get("minProperties", 0) and node.whole:
+            self._say(node, f"{label} is empty", f"Wanted one or more of {', '.join(schema['properties'])}.")
+        return values
 
     def _number(self, node: Node, schema: Schema, label: str) -> int | None:
         low, high = schema["minimum"], schema["maximum"]
@@ -102,6 +110,8 @@ def wrong_text(text: str, schema: Schema, label: str) -> tuple[str, str] | None:
         return f"{owner}: unknown {key} '{short(text)}'".removeprefix(
             ": "
         ), f"Wanted {one_of(schema['enum'])}. {close}".strip()
+    if len(text) > schema.get("maxLength", len(text)):
+        return f"{label} has {len(text)} characters", f"Wanted at most {schema['maxLength']}."
     if "pattern" in schema and text in DEVICE_NAMES:
         return f"{label} is '{short(text)}'", "Windows keeps that name for itself: choose another."
     if "pattern" in schema and not re.fullmatch(schema["pattern"], text):

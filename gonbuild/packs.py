@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from gonbuild.errors import InputError, Problem
-from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest
+from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest, slot_of
 
 LOCK = "build/stories.lock.jsonl"
 PACKS = "build/packs"
@@ -28,9 +29,25 @@ class Shipped:
 
     id: str
     sha256: str
+    candidate: int | None
+    """None for a text that a person pinned or worded, like the figures."""
+    score: float | None
+    novelty: float | None
+    before: str = ""
+    """The text that the slot shipped before this one."""
+
+    @property
+    def slot(self) -> int:
+        """From 1."""
+        return slot_of(self.id)
+
+
+@dataclass(frozen=True)
+class Other:
+    """A candidate that passed the filters and does not ship."""
+
     candidate: int
-    score: float
-    novelty: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,8 @@ class Line:
     """Why fewer stories ship than the card wants; empty where none is missing."""
     rounds: int = 0
     """Rounds that were tried, for a card that fell short."""
+    others: tuple[Other, ...] = ()
+    """The best candidates that do not ship, for whoever would rather have one of them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,8 @@ def read_lock(data: bytes) -> Lock:
                 sound = row["settings"] == digest(row["values"])
             else:
                 stories = tuple(Shipped(**s) for s in row.pop("stories"))
-                line = Line(stories=stories, **row)
+                others = tuple(Other(**o) for o in row.pop("others", ()))
+                line = Line(stories=stories, others=others, **row)
                 sound = _sound(line)
                 if sound and line.card in lines:
                     sound, what = False, f"card '{line.card}' stands in a line above already"
@@ -101,14 +121,21 @@ def _sound(line: Line) -> bool:
     return (
         _CARD.fullmatch(line.card) is not None
         and all(_SHA256.fullmatch(key) for key in (line.adapter, *(s.sha256 for s in stories)))
-        and all(s.id == f"{line.card}.{n}" for n, s in enumerate(stories, 1))
-        and all(type(n) is int and 0 <= n < 1 << 31 for n in (line.rounds, *(s.candidate for s in stories)))
-        and all(type(n) in (int, float) and math.isfinite(n) for s in stories for n in (s.score, s.novelty))
+        and all(re.fullmatch(rf"{line.card}\.[1-9][0-9]{{0,2}}", s.id) for s in stories)
+        and all(a.slot < b.slot for a, b in pairwise(stories))
+        and all(type(n) is int and 0 <= n < 1 << 31 for n in (line.rounds, *(o.candidate for o in line.others)))
+        and all(s.candidate is None or (type(s.candidate) is int and 0 <= s.candidate < 1 << 31) for s in stories)
+        and all(n is None or _is_figure(n) for s in stories for n in (s.score, s.novelty))
+        and all(isinstance(t, str) for t in (*(s.before for s in stories), *(o.text for o in line.others)))
         and isinstance(line.inputs, dict)
         and _SHA256.fullmatch(line.inputs["settings"]) is not None
         and isinstance(line.signature, str)
         and isinstance(line.short, str)
     )
+
+
+def _is_figure(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _excerpt(raw: bytes) -> str:
@@ -121,16 +148,19 @@ def lock_bytes(lock: Lock) -> bytes:
     used = {str(line.inputs.get("settings")) for line in lock.lines.values()}
     rows: list[Any] = [{"settings": k, "values": lock.settings[k]} for k in sorted(used) if k in lock.settings]
     for _, line in sorted(lock.lines.items()):
-        row = {**vars(line), "stories": [vars(s) for s in line.stories]}
-        if not line.short:
-            del row["short"], row["rounds"]
-        rows.append(row)
+        row = {**vars(line), "stories": [_without_empty(s, "before") for s in line.stories]}
+        row["others"] = [vars(other) for other in line.others]
+        rows.append({k: v for k, v in row.items() if v or k not in ("short", "rounds", "others")})
     return "".join(canonical(row) + "\n" for row in rows).encode()
+
+
+def _without_empty(value: Any, name: str) -> dict[str, Any]:
+    return {k: v for k, v in vars(value).items() if v or k != name}
 
 
 def shipped(story: Story) -> Shipped:
     """Returns what the lock keeps of a story."""
-    return Shipped(story.id, digest(story.text.encode()), story.candidate, story.score, story.novelty)
+    return Shipped(story.id, digest(story.text.encode()), story.candidate, story.score, story.novelty, story.before)
 
 
 def pack_files(

@@ -22,7 +22,7 @@ from gonbuild.plan import diff as diff_in_words
 from gonbuild.ranks import process
 from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
 from gonbuild.remote import Remote
-from gonbuild.report import card_history, dropped_jsonl
+from gonbuild.report import candidates_jsonl, card_history
 from gonbuild.settings import Settings, load_settings
 from gonbuild.store import Store, write_all_aside, write_aside
 from gonbuild.workspace import Workspace
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gonbuild.making import Made
 
 REPORT = "build/report"
-DROPPED = f"{REPORT}/dropped.jsonl"
+CANDIDATES = f"{REPORT}/candidates.jsonl"
 MOST_CANDIDATES = 1024
 
 
@@ -110,7 +110,7 @@ class Project:
         if card not in steps:
             raise InputError(Problem("", f"unknown card '{card}'", near(card, list(steps))))
         line = ws.lock.lines.get(card)
-        return card_history(steps[card], line, ws.stories(line) if line else (), ws.read(DROPPED))
+        return card_history(steps[card], line, ws.stories(line) if line else (), ws.read(CANDIDATES))
 
     def train(self, progress: Progress = quiet) -> Path:
         """Trains the adapter that today's inputs ask for, unless store or remote has it; returns its folder.
@@ -293,7 +293,8 @@ def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
     write_packs(ws, lines, {**kept, **made})
     if work:
         judged = {m.card.id: m.judged for m in work}
-        write_aside(ws.root / DROPPED, dropped_jsonl(ws.read(DROPPED), judged, set(lines)))
+        weight = ws.settings.selection.card_weight
+        write_aside(ws.root / CANDIDATES, candidates_jsonl(ws.read(CANDIDATES), judged, set(lines), weight))
     return Built(plan, made, {card: line.short for card, line in lines.items() if line.short})
 
 

@@ -143,12 +143,24 @@ class Story:
     id: str
     """Card id and slot, `bao-ve-001.1`."""
     text: str
-    candidate: int
-    """Index of the candidate it was."""
-    score: float
+    candidate: int | None = None
+    """Index of the candidate it was; None for a text that a person pinned or worded, like the figures."""
+    score: float | None = None
     """The candidate's, nats per token, 3 decimals."""
-    novelty: float
+    novelty: float | None = None
     """Sentence BLEU to the nearest training story, 0-100, 1 decimal."""
+    before: str = ""
+    """The text that this slot shipped before."""
+
+    @property
+    def slot(self) -> int:
+        """From 1."""
+        return slot_of(self.id)
+
+
+def slot_of(story: str) -> int:
+    """Returns the slot in a story's id."""
+    return int(story.rpartition(".")[2])
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ _INVISIBLE = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff9-\uffff\U000e0000-\U000e0fff]"
 )
+_CONFLICT = re.compile(r"^(?:<{7} .*|\|{7} .*|={7}|>{7} .*)$", re.M)
+_MERGE = "Keep the lines that you want of both sides, and delete the marker."
 _TEMPLATE_TAG = re.compile(r"<\||</?(?:s|unk|pad)>")
 
 
@@ -95,19 +97,27 @@ def in_order(problems: list[Problem], where: str) -> list[Problem]:
     return [*ordered[:MAX_PROBLEMS], Problem(where, f"has {more} more problems")] if more > 0 else ordered
 
 
-def read_yaml(data: bytes, where: str, limit: int, loader: type = _LOADER) -> tuple[Node | None, list[Problem]]:
-    """Reads one YAML document of plain text, lists and mappings, every scalar as written.
+def read_yaml(
+    data: bytes, where: str, limit: int, loader: type = _LOADER, *, strict_nfc: bool = False
+) -> tuple[Node | None, list[Problem]]:
+    """Reads one YAML document of plain text, lists and mappings, every scalar as written but in NFC.
 
     Walks the parser's events, so that nothing is built for anchors, aliases, merge keys, tags or deep nesting: they
-    are problems, like duplicate keys, tabs and invisible characters. The node is what stands before a syntax error.
+    are problems, like duplicate keys, tabs and invisible characters, and what git left of a merge; with `strict_nfc`
+    so is text that is not in NFC as it stands. The node is what stands before a syntax error.
     """
     text, problem = decode(data, where, limit)
     if problem:
         return None, [problem]
+    if markers := [
+        Problem(f"{where}:{text.count(chr(10), 0, m.start()) + 1}", f"a conflict marker of git, '{m[0]}'", _MERGE)
+        for m in _CONFLICT.finditer(text)
+    ]:
+        return None, markers
     text, problems = _visible(text, where)
     if b"\t" in data and re.search(rb"^[\s-]*\t", data, re.M):
         return None, problems  # the nesting of such a file is anyone's guess
-    builder = _Builder(where, problems)
+    builder = _Builder(where, problems, strict_nfc)
     try:
         for event in yaml.parse(text, Loader=loader):
             if not builder.take(event):
@@ -139,6 +149,7 @@ class _Builder:
 
     where: str
     problems: list[Problem]
+    strict_nfc: bool = False
     root: Node | None = None
     stack: list[tuple[Node, Node | None]] = field(default_factory=list)
     """Open containers, each with the key that waits for its value."""
@@ -210,6 +221,8 @@ class _Builder:
             if wrong := fault(value):
                 self.say(mark, f"the text {wrong}")
                 return None
+            if self.strict_nfc and not unicodedata.is_normalized("NFC", event.value):
+                self.say(mark, f"the text is not in NFC: '{short(value)}'", "Type it again, or save the file in NFC.")
             return value
         return {} if isinstance(event, yaml.MappingStartEvent) else []
 

@@ -130,18 +130,21 @@ class Store:
         return value
 
     @contextlib.contextmanager
-    def lock(self, timeout_s: float) -> Iterator[None]:
-        """Holds the only right to build; waits for another build, and goes with the process if it dies."""
+    def lock(self, timeout_s: float, name: str = "build.lock", other: str = "another build") -> Iterator[None]:
+        """Holds the only right to build; waits for another build, and goes with the process if it dies.
+
+        `name` is another right's file, and `other` who holds it then, for a message.
+        """
         from filelock import FileLock, Timeout
 
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / "build.lock"
+        path = self.root / name
         try:
             with FileLock(path, timeout=timeout_s, fallback_to_soft=False):
                 yield
         except Timeout:
             wanted = "Wait for it, or raise machine.lock_timeout_s."
-            raise MachineError(Problem(str(path), f"another build ran for over {timeout_s:g} s", wanted)) from None
+            raise MachineError(Problem(str(path), f"{other} ran for over {timeout_s:g} s", wanted)) from None
 
     def entries(self) -> list[Entry]:
         """Lists what is kept, sorted by kind and key."""

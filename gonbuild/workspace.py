@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from gonbuild import packs
 from gonbuild.drawing import Draw, draw_here
+from gonbuild.errors import InputError, Problem
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
 from gonbuild.records import Card, Deck, Row, Story, digest
 from gonbuild.remote import Remote
+from gonbuild.reviews import REVIEWS, REVIEWS_BYTES, Reviews, check_reviews, parse_reviews
 from gonbuild.settings import Settings
+from gonbuild.sources import read_bytes
 from gonbuild.store import Store
 
 if TYPE_CHECKING:
@@ -109,7 +112,7 @@ class Workspace:
                 path.relative_to(self.root).as_posix(): digest(path.read_bytes())
                 for pattern in ("cards/*.y*ml", "cards/examples/*.jsonl", "templates/*")
                 for path in sorted(self.root.glob(pattern))
-                if path.is_file()
+                if path.is_file() and path != self.root / REVIEWS
             },
             "dataset": self.settings.dataset.model_dump(),
             "held_out": sorted(self.models.held_out()),
@@ -156,6 +159,42 @@ class Workspace:
             "notes": notes,
             "row_notes": row_notes(self.rows),
         }
+
+    @cached_property
+    def review_bytes(self) -> bytes:
+        """The decisions' file as it stands on the disk, empty where there is none.
+
+        Raises:
+            InputError: it cannot be read, or is a link out of the project.
+        """
+        path = self.root / REVIEWS
+        data, problem = read_bytes(path, self.root, REVIEWS_BYTES) if path.exists() else (b"", None)
+        if problem:
+            raise InputError(problem)
+        return data
+
+    @cached_property
+    def reviews(self) -> Reviews:
+        """What people decided.
+
+        Raises:
+            InputError: mistakes in the file, or decisions that cannot be honoured; mistakes of the decks come along.
+        """
+        reviews, problems = parse_reviews(self.review_bytes)
+        try:
+            problems += self.review_problems(reviews)
+        except InputError as e:
+            raise InputError([*e.problems, *problems]) from None
+        if problems:
+            raise InputError(problems)
+        return reviews
+
+    def review_problems(self, reviews: Reviews) -> list[Problem]:
+        """Says which decisions cannot be honoured with today's cards and settings."""
+        limits = self.settings.filters
+        return check_reviews(
+            reviews, self.scan.cards, self.settings.selection.stories, limits.max_words, limits.max_sentences
+        )
 
     # The keys: each a digest of named inputs, which the store keeps beside what was made from them.
 
@@ -242,7 +281,9 @@ class Workspace:
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        return packs.texts_by_digest(self.pack_bytes)
+        """Every text that is known here, by its digest: those in packs, and those that people decided on."""
+        decided = {digest(d.text.encode()): d.text for d in self.reviews.decisions}
+        return decided | packs.texts_by_digest(self.pack_bytes)
 
     def has_texts(self, line: Line) -> bool:
         """Tells whether every text that a line names still stands in some pack."""
@@ -251,7 +292,7 @@ class Workspace:
     def stories(self, line: Line) -> tuple[Story, ...]:
         """Returns a line's stories with their texts, those that still stand in some pack."""
         return tuple(
-            Story(s.id, self._texts[s.sha256], s.candidate, s.score, s.novelty)
+            Story(s.id, self._texts[s.sha256], s.candidate, s.score, s.novelty, s.before)
             for s in line.stories
             if s.sha256 in self._texts
         )
@@ -303,6 +344,7 @@ class Workspace:
         return {
             "lock": digest(lock),
             "library": self.scan.key,
+            "reviews": digest(self.review_bytes),
             "title": self.settings.packs.title,
             "step": PACKS_STEP,
         }
