@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from gonbuild.errors import InputError, Problem
-from gonbuild.fields import Reader, Schema, json_value, known, lacking
+from gonbuild.fields import CARD_ID, Reader, Schema, json_value, known, lacking, text_field
+from gonbuild.nodes import Node, read_yaml
 from gonbuild.records import TYPES, Card, Deck
-from gonbuild.sources import DEVICE_NAMES, Node, decode, in_order, places, read_bytes, read_yaml, short
+from gonbuild.sources import DEVICE_NAMES, decode, in_order, places, read_bytes, short
 
 DECK_BYTES, EXAMPLES_BYTES = 1 << 20, 8 << 20
 NOT_A_DECK = "reviews.yaml"
 TAKEN = "stories"
 """The pack of all decks has this name."""
-
-
-def _text(description: str, **more: Any) -> Schema:
-    return {"description": description, "type": "string", "minLength": 1, **more}
 
 
 def _mapping(fields: Mapping[str, Schema], *optional: str) -> Schema:
@@ -29,23 +26,22 @@ def _mapping(fields: Mapping[str, Schema], *optional: str) -> Schema:
 _STORIES: Schema = {
     "description": "Stories that a person wrote; they are training data.",
     "type": "array",
-    "items": _text("One or two sentences that tell the effect."),
+    "items": text_field("One or two sentences that tell the effect."),
     "minItems": 1,
 }
 _FACTS = {
-    "name": _text("The card's name as the game prints it."),
-    "type": _text("The card's type.", enum=list(TYPES)),
-    "effect": _text("The card's effect as the game prints it; its stories tell it."),
+    "name": text_field("The card's name as the game prints it."),
+    "type": text_field("The card's type.", enum=list(TYPES)),
+    "effect": text_field("The card's effect as the game prints it; its stories tell it."),
 }
 _COUNT = {"description": "How many stories to ship, else `selection.stories`.", "type": "integer"}
-CARD_ID = _text("Names the card for good: a-z, 0-9 and hyphens, 64 at most.", pattern="^[a-z0-9][a-z0-9-]{0,63}$")
 _CARD = _mapping(
     {"id": CARD_ID, **_FACTS, "examples": _STORIES, "stories": {**_COUNT, "minimum": 1, "maximum": 50}},
     "examples",
     "stories",
 )
 _CARDS = {"description": "The deck's cards, in the order of its pack.", "type": "array", "items": _CARD, "minItems": 1}
-_DECK = _mapping({"deck": _text("The deck's title."), "cards": _CARDS})
+_DECK = _mapping({"deck": text_field("The deck's title."), "cards": _CARDS})
 _EXAMPLE = _mapping({**_FACTS, "stories": _STORIES})
 
 

@@ -180,8 +180,7 @@ class Desk:
 
 
 def _sheet(ws: Workspace, card: Card, deck: str, seen: Iterable[Seen]) -> Sheet:
-    line = ws.lock.lines.get(card.id)
-    stories = ws.stories(line) if line else ()
+    stories = ws.stories(card.id)
     pins = ws.reviews.pins(card)
     shipped = {story.text for story in stories}
     told = tuple(

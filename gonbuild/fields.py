@@ -3,12 +3,23 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gonbuild.errors import Problem, near, one_of
-from gonbuild.sources import DEVICE_NAMES, Node, clean, fault, short
+from gonbuild.sources import DEVICE_NAMES, clean, fault, short
+
+if TYPE_CHECKING:
+    from gonbuild.nodes import Node
 
 Schema = Mapping[str, Any]
+
+
+def text_field(description: str, **more: Any) -> Schema:
+    """Returns the schema of a text that is not empty."""
+    return {"description": description, "type": "string", "minLength": 1, **more}
+
+
+CARD_ID = text_field("Names the card for good: a-z, 0-9 and hyphens, 64 at most.", pattern="^[a-z0-9][a-z0-9-]{0,63}$")
 
 
 @dataclass
@@ -18,7 +29,7 @@ class Reader:
     where: str
     problems: list[Problem]
 
-    def fields(self, node: Node, schema: Schema, label: str) -> dict[str, Any]:
+    def fields(self, node: "Node", schema: Schema, label: str) -> dict[str, Any]:
         """Returns the values of those fields of a mapping that are right; `label` says in messages whose they are."""
         table: Mapping[str, Schema] = schema["properties"]
         if not isinstance(node.value, dict):
@@ -35,10 +46,10 @@ class Reader:
             self._say(node, f"{label} has no {missing}")
         return values
 
-    def _say(self, node: Node, what: str, wanted: str = "") -> None:
+    def _say(self, node: "Node", what: str, wanted: str = "") -> None:
         self.problems.append(Problem(f"{self.where}:{node.line}:{node.column}", what, wanted))
 
-    def _value(self, node: Node, schema: Schema, label: str) -> Any:
+    def _value(self, node: "Node", schema: Schema, label: str) -> Any:
         """Returns a field's value, None where it is wrong: a text, a whole number, a mapping, or a list of nodes."""
         if schema["type"] == "array":
             return self._list(node, schema, label)
@@ -58,13 +69,13 @@ class Reader:
             return node.value
         return None
 
-    def _mapping(self, node: Node, schema: Schema, label: str) -> dict[str, Any] | None:
+    def _mapping(self, node: "Node", schema: Schema, label: str) -> dict[str, Any] | None:
         values = self.fields(node, schema, label)
         if isinstance(node.value, dict) and len(node.value) < schema.get("minProperties", 0) and node.whole:
             self._say(node, f"{label} is empty", f"Wanted one or more of {', '.join(schema['properties'])}.")
         return values
 
-    def _number(self, node: Node, schema: Schema, label: str) -> int | None:
+    def _number(self, node: "Node", schema: Schema, label: str) -> int | None:
         low, high = schema["minimum"], schema["maximum"]
         text = str(node.value)
         if re.fullmatch("[0-9]{1,3}", text) and low <= int(text) <= high:
@@ -72,7 +83,7 @@ class Reader:
         self._say(node, f"{label} is '{short(text)}'", f"Wanted a whole number from {low} to {high}.")
         return None
 
-    def _list(self, node: Node, schema: Schema, label: str) -> list[Node] | None:
+    def _list(self, node: "Node", schema: Schema, label: str) -> "list[Node] | None":
         """Returns the items of a list; texts among them are checked, mappings are the caller's."""
         if not isinstance(node.value, list):
             what = "is empty" if node.value == "" else "is no list"

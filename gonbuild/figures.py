@@ -190,18 +190,19 @@ def _tried(
 
 def _shipped(ws: Workspace) -> dict[str, float]:
     """Figures of the stories in the packs; BLEU figures are 0-100, shares 0-1."""
-    stories = [story for line in ws.lock.lines.values() for story in ws.stories(line)]
+    stories = [story for line in ws.lock.lines.values() for story in line.stories]
     texts = [story.text for story in stories]
     count = max(len(texts), 1)
     others = [BleuIndex(texts[:i] + texts[i + 1 :]).nearest(text)[0] for i, text in enumerate(texts)]
     trained = BleuIndex(story for card in (*ws.library.cards, *ws.library.examples) for story in card.examples)
     copies = [trained.nearest(text)[0] for text in texts]
+    novelties = [s.novelty for s in stories if s.novelty is not None]
     openings = Counter(" ".join(text.split()[:3]) for text in texts)
     return {
         "stories": len(texts),
         f"share over BLEU {NEAR_COPY_BLEU:.0f} to a training story": sum(b > NEAR_COPY_BLEU for b in copies) / count,
         "mean BLEU to the nearest training story": sum(copies) / count,
-        "the same without the effect's words": sum(s.novelty for s in stories) / count,
+        "the same without the effect's words": sum(novelties) / max(len(novelties), 1),
         "mean BLEU to the nearest other story": sum(others) / count,
         "self-BLEU": self_bleu(texts),
         "distinct-2": distinct_n(texts, 2),

@@ -3,8 +3,8 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gonbuild.bleu import BleuIndex, sentence_bleu
@@ -83,6 +83,10 @@ class Context:
     """All training stories."""
     pack: StoryIndex
     """Stories already chosen, over all cards."""
+    bans: StoryIndex = field(default_factory=StoryIndex)
+    """Stories that people banned."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Banned story -> why."""
 
 
 Filter = Callable[[Candidate, Card, Context], Verdict]
@@ -177,12 +181,16 @@ def repetition(candidate: Candidate, card: Card, context: Context) -> Verdict:
     return Verdict("repetition", kept=True, measured=measured, wanted=wanted)
 
 
-def banned(candidate: Candidate, _card: Card, context: Context) -> Verdict:
-    """Drops what holds a banned word or phrase, as whole words in any case."""
+def banned(candidate: Candidate, card: Card, context: Context) -> Verdict:
+    """Drops what holds a banned word or phrase, as whole words in any case, or is too near to a banned story."""
     folded = fold(candidate.text)
     for word in context.settings.banned_words:
         if re.search(rf"(?<!\w){re.escape(fold(word))}(?!\w)", folded):
             return _drop("banned", f"holds the banned word '{word}'", word, "none of the banned words")
+    score, near = context.bans.nearest(candidate.text, card.effect)
+    if score > context.settings.max_novelty_bleu:
+        reason = f"too near to a story that is banned ({context.reasons[near]}; BLEU {score:.1f}): {near}"
+        return _drop("banned", reason, f"{score:.1f}", f"at most {context.settings.max_novelty_bleu:.1f}")
     return Verdict("banned", kept=True)
 
 

@@ -1,6 +1,6 @@
 """Owns the way from candidates to a card's stories: rounds of drawing, judging and choosing; writes no pack."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -8,10 +8,15 @@ from pathlib import Path
 from gonbuild.drawing import Asked, kept_candidates
 from gonbuild.errors import MachineError, Problem
 from gonbuild.filters import Context, StoryIndex, diversity, judge
+from gonbuild.placing import in_slots
 from gonbuild.plan import Step
 from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, quiet
+from gonbuild.reviews import BAN
 from gonbuild.selection import select
 from gonbuild.workspace import Workspace
+
+OTHERS = 3
+"""Candidates of a card beside those that ship, which the pack offers to reviewers."""
 
 
 @dataclass
@@ -23,12 +28,16 @@ class Made:
     count: int
     """Stories wanted."""
     first_round: int = 0
+    fixed: Mapping[int, Story] = field(default_factory=dict)
+    """Slot -> story that stands before any candidate is chosen: people's pins, and what stays."""
     rounds: int = 0
     """Rounds tried."""
     found: int = 0
-    """Stories chosen among the candidates; the others shipped before."""
+    """Stories fixed or chosen among the candidates; the others shipped before."""
     judged: list[Judged] = field(default_factory=list)
     stories: tuple[Story, ...] = ()
+    others: tuple[Story, ...] = ()
+    """The best candidates that do not ship."""
 
 
 def make_stories(
@@ -42,9 +51,12 @@ def make_stories(
         return []
     cards = {card.id: card for card in ws.library.cards}
     wanted = ws.settings.selection
-    work = [Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories, s.first_round) for s in steps]
+    work = [
+        Made(cards[s.what], s.adapter, cards[s.what].stories or wanted.stories, s.first_round, ws.fixed(s.what, s.held))
+        for s in steps
+    ]
     progress("reading the training stories", 0, 1)
-    ctx = context(ws, kept)
+    ctx = context(ws, {**kept, **{m.card.id: [*m.fixed.values()] for m in work}})
     progress("reading the training stories", 1, 1)
     pending = work
     for round_ in range(wanted.rounds):
@@ -62,45 +74,39 @@ def make_stories(
 
 def _choose(ws: Workspace, m: Made, ctx: Context, *, last: bool) -> None:
     """Gives a card its stories when there are enough of them, or when there will be no more."""
-    chosen = select(m.card, m.judged, m.count, ctx, ws.settings.selection.card_weight)
-    m.stories = chosen.stories
-    if len(m.stories) < m.count and not last:
+    weight, count = ws.settings.selection.card_weight, m.count - len(m.fixed)
+    chosen = select(m.card, m.judged, count, ctx, weight)
+    stories = list(chosen.stories)
+    if len(stories) < count and not last:
         return
-    m.judged, m.found = list(chosen.judged), len(m.stories)
-    for story in m.stories:
+    kept, m.judged, m.found = m.judged, list(chosen.judged), len(stories) + len(m.fixed)
+    for story in stories:
         ctx.pack.add(story.text, m.card.effect)
-    line = ws.lock.lines.get(m.card.id)
-    earlier = ws.stories(line) if line else ()
+    earlier = ws.stories(m.card.id)
     for story in earlier:
-        if len(m.stories) < m.count and _ships(story, m.card, ctx):
-            m.stories += (story,)
-    m.stories = _in_slots(m.card.id, m.stories, earlier)
-
-
-def _in_slots(card: str, stories: Iterable[Story], earlier: Iterable[Story]) -> tuple[Story, ...]:
-    """Numbers a card's stories: one that shipped before keeps its id, which a translation may hang on."""
-    before = {story.text: story.id for story in earlier}
-    stories = list(stories)
-    slots = [f"{card}.{n}" for n in range(1, len(stories) + 1)]
-    kept = {story.text: before[story.text] for story in stories if before.get(story.text) in slots}
-    free = iter(slot for slot in slots if slot not in kept.values())
-    return tuple(
-        sorted((replace(s, id=kept.get(s.text) or next(free)) for s in stories), key=lambda s: slots.index(s.id))
-    )
+        if len(stories) < count and _ships(story, m.card, ctx):
+            stories.append(story)
+    m.stories = in_slots(m.card.id, stories, m.fixed, earlier)
+    # Beside the card's own stories alone: what is offered shall not depend on when the other cards were made.
+    own = StoryIndex((story.text, m.card.effect) for story in m.stories)
+    m.others = select(m.card, kept, OTHERS, replace(ctx, pack=own), weight).stories
 
 
 def still_pass(ws: Workspace, card_id: str) -> bool:
-    """Tells whether all of a card's shipped stories pass today's filters beside the rest of the pack."""
+    """Tells whether a card's shipped stories pass today's filters beside the rest of the pack.
+
+    Those that people accepted are not asked.
+    """
     cards = {card.id: card for card in ws.library.cards}
-    others = {line.card: ws.stories(line) for line in ws.lock.lines.values() if line.card in cards}
+    others = {card: line.stories for card, line in ws.lock.lines.items() if card in cards}
     own = others.pop(card_id)
     ctx = context(ws, others)
-    return all(_ships(story, cards[card_id], ctx) for story in own)
+    return all(ws.reviews.accepts(card_id, s.text) or _ships(s, cards[card_id], ctx) for s in own)
 
 
 def _ships(story: Story, card: Card, ctx: Context) -> bool:
     """Adds a story that shipped before to the pack if it passes the filters; its end was seen when it was chosen."""
-    candidate = Candidate(card.id, story.candidate, story.text, 1, 0.0, 0.0, ended=True)
+    candidate = Candidate(card.id, story.candidate or 0, story.text, 1, 0.0, 0.0, ended=True)
     good = judge(candidate, card, ctx).kept and diversity(candidate, card, ctx).kept
     if good:
         ctx.pack.add(story.text, card.effect)
@@ -108,10 +114,35 @@ def _ships(story: Story, card: Card, ctx: Context) -> bool:
 
 
 def context(ws: Workspace, pack: Mapping[str, Sequence[Story]]) -> Context:
-    """Returns what filters compare with: all training stories, and the stories of a pack by card id."""
+    """Returns what filters compare with: all training stories, the stories of a pack by card id, and the bans."""
     effects = {card.id: card.effect for card in ws.library.cards}
     shipped = ((story.text, effects[card]) for card, stories in pack.items() for story in stories)
-    return Context(ws.settings.filters, ws.training_index, StoryIndex(shipped))
+    reasons = {ban.text: ban.reason for ban in ws.reviews.bans}
+    return Context(ws.settings.filters, ws.training_index, StoryIndex(shipped), _ban_index(ws), reasons)
+
+
+def _ban_index(ws: Workspace) -> StoryIndex:
+    effects = {card.id: card.effect for card in ws.scan.cards}
+    return StoryIndex((ban.text, effects[ban.card]) for ban in ws.reviews.bans)
+
+
+def banned_slots(ws: Workspace) -> dict[str, dict[str, str]]:
+    """Returns which shipped stories are banned, or too near to one that is, and why: card id -> slot -> reason.
+
+    A story that a person accepted is banned by its own text alone.
+    """
+    index, limit = _ban_index(ws), ws.settings.filters.max_novelty_bleu
+    reasons = {ban.text: ban.reason for ban in ws.reviews.bans}
+    found: dict[str, dict[str, str]] = {}
+    for card in ws.scan.cards:
+        for story in ws.stories(card.id):
+            own = next((d.reason for d in ws.reviews.on(card.id, story.text) if d.kind == BAN), "")
+            accepted = ws.reviews.accepts(card.id, story.text)
+            score, near = (0.0, "") if own or accepted else index.nearest(story.text, card.effect)
+            if own or score > limit:
+                why = own or f"near to a story that is ({reasons[near]})"
+                found.setdefault(card.id, {})[str(story.slot)] = why
+    return found
 
 
 def draw_round(

@@ -1,5 +1,6 @@
 """Owns the formats of the lock and of the packs, and nothing else: bytes in, records out, and back."""
 
+import contextlib
 import html
 import json
 import math
@@ -10,7 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from gonbuild.errors import InputError, Problem
-from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest, slot_of
+from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest
+from gonbuild.sources import clean, fault
 
 LOCK = "build/stories.lock.jsonl"
 PACKS = "build/packs"
@@ -21,25 +23,6 @@ JSON_HEAD = f'{{\n  "schema": {SCHEMA},\n  "deck": '.encode()
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CARD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """What the lock says of one shipped story: its text by digest, and the figures it was chosen by."""
-
-    id: str
-    sha256: str
-    candidate: int | None
-    """None for a text that a person pinned or worded, like the figures."""
-    score: float | None
-    novelty: float | None
-    before: str = ""
-    """The text that the slot shipped before this one."""
-
-    @property
-    def slot(self) -> int:
-        """From 1."""
-        return slot_of(self.id)
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ class Line:
     """name, type, effect, stories (count), prompt (digest), settings (digest of the stage settings)"""
     adapter: str
     """Key of the adapter that the stories were made with."""
-    stories: tuple[Shipped, ...]
+    stories: tuple[Story, ...]
     signature: str
     """sacrebleu's, of every BLEU score here."""
     short: str = ""
@@ -82,7 +65,7 @@ def read_lock(data: bytes) -> Lock:
     """Reads the lock.
 
     Raises:
-        InputError: naming every line that is no line of a lock (a merge conflict's marker, say).
+        InputError: naming every line that is no line of a lock (a merge conflict's marker, say), or is not as written.
     """
     lines: dict[str, Line] = {}
     settings: dict[str, Mapping[str, Any]] = {}
@@ -98,11 +81,12 @@ def read_lock(data: bytes) -> Lock:
                 settings[row["settings"]] = row["values"]
                 sound = row["settings"] == digest(row["values"])
             else:
-                stories = tuple(Shipped(**s) for s in row.pop("stories"))
-                others = tuple(Other(**o) for o in row.pop("others", ()))
-                line = Line(stories=stories, others=others, **row)
+                whole = row.pop("digest") == digest(row)
+                line = _line(row)
                 sound = _sound(line)
-                if sound and line.card in lines:
+                if sound and not whole:
+                    sound, what = False, f"the line of card '{line.card}' is not as a build wrote it"
+                elif sound and line.card in lines:
                     sound, what = False, f"card '{line.card}' stands in a line above already"
                     cure = "Keep the line of the branch whose card and packs you keep, and delete the other."
                 lines[line.card] = line
@@ -115,18 +99,25 @@ def read_lock(data: bytes) -> Lock:
     return Lock(lines, settings)
 
 
+def _line(row: dict[str, Any]) -> Line:
+    stories = tuple(Story(**{**s, "before": tuple(s.get("before", ()))}) for s in row.pop("stories"))
+    others = tuple(Other(**o) for o in row.pop("others", ()))
+    return Line(stories=stories, others=others, **row)
+
+
 def _sound(line: Line) -> bool:
     """Tells whether a line's values have the form a build gives them: a lock may come from a stranger."""
     stories = line.stories
+    texts = [s.text for s in stories] + [t for s in stories for t in s.before] + [o.text for o in line.others]
+    numbers = [line.rounds, *(o.candidate for o in line.others), *(s.candidate or 0 for s in stories)]
     return (
         _CARD.fullmatch(line.card) is not None
-        and all(_SHA256.fullmatch(key) for key in (line.adapter, *(s.sha256 for s in stories)))
-        and all(re.fullmatch(rf"{line.card}\.[1-9][0-9]{{0,2}}", s.id) for s in stories)
+        and _SHA256.fullmatch(line.adapter) is not None
+        and all(re.fullmatch(rf"{line.card}\.[1-9][0-9]?", s.id) for s in stories)
         and all(a.slot < b.slot for a, b in pairwise(stories))
-        and all(type(n) is int and 0 <= n < 1 << 31 for n in (line.rounds, *(o.candidate for o in line.others)))
-        and all(s.candidate is None or (type(s.candidate) is int and 0 <= s.candidate < 1 << 31) for s in stories)
+        and all(type(n) is int and 0 <= n < 1 << 31 for n in numbers)
         and all(n is None or _is_figure(n) for s in stories for n in (s.score, s.novelty))
-        and all(isinstance(t, str) for t in (*(s.before for s in stories), *(o.text for o in line.others)))
+        and all(isinstance(t, str) and t == clean(t) and not fault(t) for t in texts)
         and isinstance(line.inputs, dict)
         and _SHA256.fullmatch(line.inputs["settings"]) is not None
         and isinstance(line.signature, str)
@@ -148,19 +139,14 @@ def lock_bytes(lock: Lock) -> bytes:
     used = {str(line.inputs.get("settings")) for line in lock.lines.values()}
     rows: list[Any] = [{"settings": k, "values": lock.settings[k]} for k in sorted(used) if k in lock.settings]
     for _, line in sorted(lock.lines.items()):
-        row = {**vars(line), "stories": [_without_empty(s, "before") for s in line.stories]}
-        row["others"] = [vars(other) for other in line.others]
-        rows.append({k: v for k, v in row.items() if v or k not in ("short", "rounds", "others")})
+        row = {**vars(line), "stories": [_filled(s) for s in line.stories], "others": [vars(o) for o in line.others]}
+        row = {k: v for k, v in row.items() if v or k not in ("short", "rounds", "others")}
+        rows.append({**row, "digest": digest(row)})
     return "".join(canonical(row) + "\n" for row in rows).encode()
 
 
-def _without_empty(value: Any, name: str) -> dict[str, Any]:
-    return {k: v for k, v in vars(value).items() if v or k != name}
-
-
-def shipped(story: Story) -> Shipped:
-    """Returns what the lock keeps of a story."""
-    return Shipped(story.id, digest(story.text.encode()), story.candidate, story.score, story.novelty, story.before)
+def _filled(story: Story) -> dict[str, Any]:
+    return {k: v for k, v in vars(story).items() if v not in (None, ())}
 
 
 def pack_files(
@@ -168,20 +154,18 @@ def pack_files(
     decks: Sequence[Deck],
     cards: Sequence[Card],
     stories: Mapping[str, Sequence[Story]],
+    form: Callable[[Card], Mapping[str, Any]],
     markdown: Callable[..., str],
 ) -> dict[str, bytes]:
     """Renders every pack file: stories.json and stories.md of all cards, and a JSON file per deck.
 
-    `markdown` renders pack.md.jinja with `title` and `groups`.
+    `markdown` renders pack.md.jinja with `title` and `groups`; `form` gives what it is told of a card.
     """
     by_id = {card.id: card for card in cards}
     files = {"stories.json": _json_pack(title, cards, stories)}
     for deck in decks:
         files[f"{deck.stem}.json"] = _json_pack(deck.title, [by_id[i] for i in deck.cards], stories)
-    groups = [
-        {"type": kind, "cards": [_markdown_card(c, stories.get(c.id, ())) for c in cards if c.type == kind]}
-        for kind in TYPES
-    ]
+    groups = [{"type": kind, "cards": [form(c) for c in cards if c.type == kind]} for kind in TYPES]
     text = markdown(title=title, groups=[g for g in groups if g["cards"]])
     files["stories.md"] = text.encode()
     return files
@@ -201,35 +185,34 @@ def _json_pack(title: str, cards: Iterable[Card], stories: Mapping[str, Sequence
     return (json.dumps(pack, ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def _markdown_card(card: Card, stories: Sequence[Story]) -> dict[str, Any]:
-    told = [{"id": s.id, "text": s.text, "note": _note(s)} for s in stories]
-    return {"id": card.id, "name": card.name, "effect": card.effect, "stories": told}
+def story_texts(data: bytes) -> dict[str, str]:
+    """Returns story id -> text of a JSON pack; nothing where it is none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        cards = json.loads(data)["cards"].values()
+        return {str(story["id"]): str(story["text"]) for card in cards for story in card["stories"]}
+    return {}
 
 
-def _note(story: Story) -> str:
-    score = round(story.score, 1) + 0.0  # what rounds to nothing has no sign
-    return f"score {score:.1f}, novelty {story.novelty:.0f}"
+@dataclass(frozen=True)
+class Entry:
+    """One line of stories.md that holds a story, as it stands there."""
+
+    line: int
+    """From 1."""
+    box: str
+    """What stands between the brackets, white space around it aside."""
+    id: str
+    """`bao-ve-001.2`, or `bao-ve-001.c17` for candidate 17, which does not ship."""
+    text: str
 
 
-def texts_by_digest(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Finds story texts in pack files, whole or damaged, keyed by their sha256.
-
-    The lock names texts by digest, so a story that stands in any of the files is not lost with another one.
-    """
-    found = {}
-    for name, data in files.items():
-        text = data.decode("utf-8", "replace")
-        if name.endswith(".json"):
-            lines = [json.loads(m) for m in re.findall(r'"text": ("(?:[^"\\]|\\.)*")', text) if _is_json(m)]
-        else:
-            lines = [html.unescape(re.sub(r"\\(.)", r"\1", m)) for m in re.findall(r"^[-*\d.]+\s+(.*)$", text, re.M)]
-        found.update({digest(line.encode()): line for line in lines})
-    return found
+_ENTRY = re.compile(r"^[-*] +\[([^\]\n]*)\] *`([a-z0-9][a-z0-9-]{0,63}\.c?[0-9]{1,10})` *(.*)$")
 
 
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+def form_entries(text: str) -> list[Entry]:
+    """Reads the stories of stories.md, whole or damaged, with their boxes."""
+    return [
+        Entry(n, m[1].strip(), m[2], html.unescape(re.sub(r"\\(.)", r"\1", m[3])).strip())
+        for n, line in enumerate(text.splitlines(), 1)
+        if (m := _ENTRY.match(line))
+    ]

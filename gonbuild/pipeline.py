@@ -5,24 +5,26 @@ With workspace and making it knows every stage; those that load much are importe
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonbuild import packs
 from gonbuild.base import locate_base
+from gonbuild.decisions import told
 from gonbuild.disk import folder_aside
 from gonbuild.drawing import Draw, draw_here
 from gonbuild.errors import InputError, Problem, near
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
-from gonbuild.plan import GENERATE, KEEP, RELOCK, SELECT, Plan, Situation, make_plan
+from gonbuild.plan import GENERATE, KEEP, PLACE, RELOCK, SELECT, Pinned, Plan, Situation, Step, make_plan
 from gonbuild.plan import diff as diff_in_words
 from gonbuild.ranks import process
 from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
 from gonbuild.remote import Remote
 from gonbuild.report import candidates_jsonl, card_history
+from gonbuild.reviews import EDIT, Decision, stale_notes
 from gonbuild.settings import Settings, load_settings
 from gonbuild.store import Store, write_all_aside, write_aside
 from gonbuild.workspace import Workspace
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 REPORT = "build/report"
 CANDIDATES = f"{REPORT}/candidates.jsonl"
 MOST_CANDIDATES = 1024
+FORM = f"{packs.PACKS}/stories.md"
+FORM_CURE = f"`gonbuild review --from {FORM}` takes it down, `git checkout {FORM}` drops it."
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ class Project:
         with self.store.lock(self.settings.machine.lock_timeout_s):
             ws = self.workspace()  # another build may have ended while this one waited
             plan = _plan(ws, refresh)
+            if plan.pending:
+                raise InputError(
+                    Problem(FORM, f"holds what a build would overwrite: {line}", FORM_CURE) for line in plan.pending
+                )
             announce(plan)
             return _run(ws, plan, progress)
 
@@ -110,7 +118,7 @@ class Project:
         if card not in steps:
             raise InputError(Problem("", f"unknown card '{card}'", near(card, list(steps))))
         line = ws.lock.lines.get(card)
-        return card_history(steps[card], line, ws.stories(line) if line else (), ws.read(CANDIDATES))
+        return card_history(steps[card], line, ws.read(CANDIDATES))
 
     def train(self, progress: Progress = quiet) -> Path:
         """Trains the adapter that today's inputs ask for, unless store or remote has it; returns its folder.
@@ -232,6 +240,7 @@ def load_project(path: Path | str = ".", profile: str | None = None) -> Project:
 
 
 def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
+    _ = ws.reviews  # mistakes in decks and decisions are told together
     ids = [card.id for card in ws.scan.cards]
     for name in refresh:
         if name not in ids and name != "all":
@@ -246,14 +255,26 @@ def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
         adapter_reasons=_adapter_reasons(ws),
         has_adapter=lambda adapter: _fits_base(ws, adapter),
         has_candidates=lambda *names: ws.store.has("candidates", digest(ws.candidate_inputs(*names))),
-        has_texts=ws.has_texts,
         still_passes=lambda card: _still_pass(ws, card),
         pack_reasons=lambda: tuple(f"{name}: {why}" for name, why in ws.changed_packs.items()),
         refresh=frozenset(ids if "all" in refresh else refresh),
         remote=ws.settings.cache.remote,
         row_notes=ws.scan.row_notes,
+        pins={card: {slot: _pinned(d) for slot, d in pins.items()} for card, pins in ws.pins.items()},
+        accepted=ws.accepted,
+        banned=ws.banned,
+        pending=_pending(ws),
     )
-    return make_plan(situation, ws.scan.notes)
+    return make_plan(situation, (*ws.scan.notes, *stale_notes(ws.reviews, ws.scan.cards)))
+
+
+def _pinned(decision: Decision) -> Pinned:
+    return Pinned(decision.text, "edited" if decision.kind == EDIT else "pinned")
+
+
+def _pending(ws: Workspace) -> tuple[str, ...]:
+    decisions, problems = ws.pending
+    return (*(told(d) for d in decisions), *map(str, problems))
 
 
 def _fits_base(ws: Workspace, adapter: str) -> bool:
@@ -286,20 +307,21 @@ def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
 
     for name in (packs.PACKS, REPORT):  # what cannot be written is found before the work
         (ws.root / name).mkdir(parents=True, exist_ok=True)
-    kept = {step.what: ws.stories(ws.lock.lines[step.what]) for step in plan.cards if step.action in (KEEP, RELOCK)}
+    kept = {step.what: ws.stories(step.what) for step in plan.cards if step.action in (KEEP, RELOCK)}
+    kept |= {step.what: ws.placed(step.what, step.held) for step in plan.cards if step.action == PLACE}
     work = make_stories(ws, [s for s in plan.cards if s.action in (SELECT, GENERATE)], kept, progress)
-    lines = _lines(ws, plan, work)
-    made = {m.card.id: m.stories for m in work}
-    write_packs(ws, lines, {**kept, **made})
+    lines = _lines(ws, plan, work, kept)
+    write_packs(ws, lines)
     if work:
         judged = {m.card.id: m.judged for m in work}
         weight = ws.settings.selection.card_weight
         write_aside(ws.root / CANDIDATES, candidates_jsonl(ws.read(CANDIDATES), judged, set(lines), weight))
+    made = {step.what: lines[step.what].stories for step in plan.cards if step.action in (PLACE, SELECT, GENERATE)}
     return Built(plan, made, {card: line.short for card, line in lines.items() if line.short})
 
 
-def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"]) -> dict[str, Line]:
-    """Returns the new lock: kept lines as they are, relocked ones with today's inputs, made ones anew."""
+def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"], kept: Mapping[str, Sequence[Story]]) -> dict[str, Line]:
+    """Returns the new lock: kept lines as they are, relocked and placed ones with today's inputs, made ones anew."""
     from gonbuild.bleu import signature
     from gonbuild.selection import commonest_drops
 
@@ -309,33 +331,52 @@ def _lines(ws: Workspace, plan: Plan, work: Iterable["Made"]) -> dict[str, Line]
         if step.action == KEEP:
             lines[step.what] = ws.lock.lines[step.what]
         elif step.action == RELOCK:
-            lines[step.what] = Line(**{**vars(ws.lock.lines[step.what]), "inputs": ws.card_inputs(cards[step.what])})
+            lines[step.what] = replace(ws.lock.lines[step.what], inputs=ws.card_inputs(cards[step.what]))
+        elif step.action == PLACE:
+            lines[step.what] = _placed_line(ws, step, cards[step.what], kept[step.what])
     for m in work:
         drops = ", ".join(f"{name} {count}" for name, count in commonest_drops(m.judged))
-        kept = f" and {len(m.stories) - m.found} from before" if len(m.stories) > m.found else ""
-        short = f"{m.found} new{kept} of {m.count} stories; dropped by {drops}" if m.found < m.count else ""
+        more = f" and {len(m.stories) - m.found} from before" if len(m.stories) > m.found else ""
+        short = f"{m.found} new{more} of {m.count} stories; dropped by {drops}" if m.found < m.count else ""
         lines[m.card.id] = Line(
             card=m.card.id,
             inputs=ws.card_inputs(m.card),
             adapter=m.adapter,
-            stories=tuple(packs.shipped(story) for story in m.stories),
+            stories=m.stories,
             signature=signature(),
             short=short,
             rounds=m.rounds if short else 0,
+            others=tuple(packs.Other(other.candidate or 0, other.text) for other in m.others),
         )
     return lines
 
 
-def write_packs(ws: Workspace, lines: Mapping[str, Line], stories: Mapping[str, tuple[Story, ...]]) -> None:
-    """Writes packs and lock, each file whole and the lock last: a crash between them leaves stale packs at worst.
+def _placed_line(ws: Workspace, step: Step, card: Card, stories: Sequence[Story]) -> Line:
+    """Returns the line of a card whose slots people filled, as far as they changed; no candidate is looked at."""
+    from gonbuild.bleu import signature
+
+    inputs = ws.card_inputs(card)
+    line = ws.lock.lines.get(card.id) or Line(card.id, inputs, step.adapter, (), signature())
+    enough = len(stories) >= inputs["stories"]
+    return replace(
+        line,
+        inputs=inputs,
+        stories=tuple(stories),
+        short="" if enough else line.short,
+        rounds=0 if enough else line.rounds,
+    )
+
+
+def write_packs(ws: Workspace, lines: Mapping[str, Line]) -> None:
+    """Writes lock and packs, each file whole and the lock first: packs that it left behind are rendered from it again.
 
     A full disk is met before the first of them changes.
     """
-    files = ws.render(stories)
+    files = ws.render(lines)
     folder = ws.root / packs.PACKS
     lock = packs.lock_bytes(Lock(lines, {**ws.lock.settings, ws.settings_key: ws.stage_settings}))
     changed = {folder / name: data for name, data in files.items() if ws.pack_bytes.get(name) != data}
-    write_all_aside(changed | ({ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}))
+    write_all_aside(({ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}) | changed)
     for name in ws.pack_bytes.keys() - files.keys():
         (folder / name).unlink()
     ws.remember_packs(lock, files)

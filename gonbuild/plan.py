@@ -1,13 +1,13 @@
 """Decides what a build does and says why, both in one place; runs nothing and reads no file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gonbuild.packs import Line, Lock
 from gonbuild.records import canonical
 
-KEEP, RELOCK, SELECT, GENERATE, REMOVE = "keep", "relock", "select", "generate", "remove"
+KEEP, RELOCK, PLACE, SELECT, GENERATE, REMOVE = "keep", "relock", "place", "select", "generate", "remove"
 REUSE, TRAIN, IDLE, WRITE = "reuse", "train", "not needed", "write"
 
 
@@ -23,6 +23,8 @@ class Step:
     """Key of the adapter whose candidates a `select` or `generate` draws on."""
     first_round: int = 0
     """The first round of candidates to look at: a refreshed card passes over those that it had."""
+    held: tuple[int, ...] = ()
+    """Slots of a card that is made anew whose stories stay."""
 
     @property
     def changes(self) -> bool:
@@ -40,6 +42,8 @@ class Plan:
     """What deserves a look though it changes nothing."""
     short: Mapping[str, str] = field(default_factory=dict)
     """Kept cards that ship fewer stories than they want, with the reason the lock gives."""
+    pending: tuple[str, ...] = ()
+    """Decisions that stand in a pack and not in the reviews: a build would overwrite them."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -49,6 +53,15 @@ class Plan:
     def changes(self) -> bool:
         """Whether a build would write any pack or lock."""
         return self.packs.changes or any(step.changes for step in self.cards)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A text that a person put into a slot."""
+
+    text: str
+    how: str
+    """`pinned` or `edited`"""
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,6 @@ class Situation:
     """Whether the store holds an adapter, and it was made for today's base."""
     has_candidates: Callable[[str, str, int], bool]
     """(adapter key, card id, round) -> whether they are in the store."""
-    has_texts: Callable[[Line], bool]
-    """Whether every text that a line names still stands in some pack."""
     still_passes: Callable[[str], bool]
     """Whether a card's shipped stories pass today's filters; asked only when filters changed."""
     pack_reasons: Callable[[], tuple[str, ...]]
@@ -82,6 +93,14 @@ class Situation:
     """URL of the store that machines share; a plan asks it nothing."""
     row_notes: tuple[str, ...] = ()
     """What to say of the training rows where an adapter is trained on them."""
+    pins: Mapping[str, Mapping[int, Pinned]] = field(default_factory=dict)
+    """Card id -> slot -> what a person put there."""
+    accepted: Callable[[Line], Collection[int]] = lambda _line: ()
+    """Slots of a line whose stories people accepted."""
+    banned: Callable[[Line], Mapping[int, str]] = lambda _line: {}
+    """Slots of a line whose stories are banned -> why."""
+    pending: tuple[str, ...] = ()
+    """Decisions that stand in a pack and not in the reviews."""
 
 
 def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
@@ -98,7 +117,7 @@ def make_plan(s: Situation, notes: Iterable[str] = ()) -> Plan:
     short = {line.card: line.short for line in kept if line.short}
     adapter = _adapter_step(cards, s)
     rows = s.row_notes if adapter.action == TRAIN else ()
-    return Plan(adapter, tuple(cards), packs, (*notes, *rows, *_notes(kept, s)), short)
+    return Plan(adapter, tuple(cards), packs, (*notes, *rows, *_notes(kept, s)), short, s.pending)
 
 
 def _adapter_step(cards: Iterable[Step], s: Situation) -> Step:
@@ -126,31 +145,88 @@ def _card_step(card: str, s: Situation) -> Step:
     if line is None:
         return _made(card, ("new card",), [s.adapter], s)
     if card in s.refresh:
-        seen = [story.candidate for story in line.stories] if line.adapter == s.adapter else []
-        return _made(card, ("refresh asked for",), [s.adapter], s, 1 + max(seen) // s.candidates if seen else 0)
-    reasons, filters_alone = _differences(line, s.wanted[card], s)
-    if not reasons and s.has_texts(line):
-        return Step(card, KEEP)
-    if filters_alone and not line.short and s.has_texts(line) and s.still_passes(card):
-        return Step(card, RELOCK, (*reasons, "its stories still pass"))
-    reasons = reasons or ("pack edited by hand: a story that the lock names stands nowhere any more",)
-    return _made(card, reasons, [*([line.adapter] if s.has_adapter(line.adapter) else []), s.adapter], s)
+        seen = [story.candidate for story in line.stories if story.candidate is not None and line.adapter == s.adapter]
+        first = 1 + max(seen) // s.candidates if seen else 0
+        return _made(card, ("refresh asked for",), [s.adapter], s, first_round=first)
+    pins = s.pins.get(card, {})
+    changes = _differences(line, s.wanted[card], s)
+    bans = {slot: why for slot, why in s.banned(line).items() if slot not in pins}
+    if not bans and (wording := _standing(line, changes, s)) is not None:
+        if unplaced := _unplaced(line, pins):
+            return Step(card, PLACE, (*changes.reasons, *wording, *unplaced), line.adapter)
+        return Step(card, RELOCK, (*changes.reasons, *wording)) if changes.reasons else Step(card, KEEP)
+    reasons = (*changes.reasons, *(f"{card}.{slot} is banned: {why}" for slot, why in bans.items()))
+    held = s.accepted(line) if changes.reasons else [story.slot for story in line.stories]
+    return _made(
+        card,
+        (*reasons, *_unplaced(line, pins)),
+        [*([line.adapter] if s.has_adapter(line.adapter) else []), s.adapter],
+        s,
+        held=[n for n in held if changes.card_same and n <= s.wanted[card]["stories"] and n not in {*bans, *pins}],
+    )
 
 
-def _made(card: str, reasons: tuple[str, ...], adapters: list[str], s: Situation, first_round: int = 0) -> Step:
+def _standing(line: Line, changes: "_Changes", s: Situation) -> tuple[str, ...] | None:
+    """Says why a card's stories may stay although something changed, in no words where nothing did; None: they go."""
+    if not changes.reasons:
+        return ()
+    if line.short or not changes.count_same:
+        return None
+    accepted = {*s.accepted(line), *s.pins.get(line.card, {})}
+    if changes.card_same and line.stories and all(story.slot in accepted for story in line.stories):
+        return ("its stories are approved",)
+    if changes.filters_alone and s.still_passes(line.card):
+        return ("its stories still pass",)
+    return None
+
+
+def _unplaced(line: Line, pins: Mapping[int, Pinned]) -> tuple[str, ...]:
+    """Names the slots that do not hold what a person put there."""
+    found = {story.slot: story.text for story in line.stories}
+    unplaced = ((slot, pin.how) for slot, pin in sorted(pins.items()) if found.get(slot) != pin.text)
+    return tuple(f"{line.card}.{slot} {how}" for slot, how in unplaced)
+
+
+def _made(
+    card: str,
+    reasons: tuple[str, ...],
+    adapters: list[str],
+    s: Situation,
+    *,
+    first_round: int = 0,
+    held: Iterable[int] = (),
+) -> Step:
+    slots = tuple(sorted(held))
+    if len({*slots, *s.pins.get(card, {})}) >= s.wanted[card]["stories"]:
+        return Step(card, PLACE, reasons, adapters[0], first_round, slots)
     for adapter in adapters:
         if s.has_candidates(adapter, card, first_round):
-            return Step(card, SELECT, reasons, adapter, first_round)
-    return Step(card, GENERATE, reasons, s.adapter, first_round)
+            return Step(card, SELECT, reasons, adapter, first_round, slots)
+    return Step(card, GENERATE, reasons, s.adapter, first_round, slots)
 
 
-def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> tuple[tuple[str, ...], bool]:
-    """Returns the reasons for which a line is stale, and whether filters alone are among them."""
+@dataclass(frozen=True)
+class _Changes:
+    """How a line differs from what is wanted."""
+
+    reasons: tuple[str, ...] = ()
+    card_same: bool = True
+    """The card has the name, type and effect that it had."""
+    count_same: bool = True
+    """It wants as many stories as it did."""
+    filters_alone: bool = True
+    """Filters alone changed."""
+
+
+def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> _Changes:
+    """Compares a line with what is wanted."""
     if line.inputs == wanted and not line.short:  # most lines of most plans
-        return (), True
+        return _Changes()
     old, new = dict(line.inputs), dict(wanted)
     old_key, new_key = old.pop("settings", ""), new.pop("settings", "")
     reasons = diff({k: v for k, v in old.items() if k != "prompt"}, {k: v for k, v in new.items() if k != "prompt"})
+    count_same = old.get("stories") == new.get("stories")
+    card_same = len(reasons) == (not count_same)
     if not reasons and old.get("prompt") != new.get("prompt"):
         reasons.append("prompt: changed by a template")
     filters_alone = not reasons
@@ -162,7 +238,7 @@ def _differences(line: Line, wanted: Mapping[str, Any], s: Situation) -> tuple[t
         filters_alone = filters_alone and others[0] == others[1]
     if line.short and line.rounds != s.rounds:
         reasons.append(f"selection.rounds: {line.rounds} -> {s.rounds}")
-    return tuple(reasons), filters_alone
+    return _Changes(tuple(reasons), card_same, count_same, filters_alone)
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> list[str]:

@@ -149,8 +149,8 @@ class Story:
     """The candidate's, nats per token, 3 decimals."""
     novelty: float | None = None
     """Sentence BLEU to the nearest training story, 0-100, 1 decimal."""
-    before: str = ""
-    """The text that this slot shipped before."""
+    before: tuple[str, ...] = ()
+    """Texts that this slot shipped before, the latest first."""
 
     @property
     def slot(self) -> int:

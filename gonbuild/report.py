@@ -70,14 +70,14 @@ _TEXTS = ("card", "text", "filter", "reason", "measured", "wanted")
 _KINDS: Mapping[str, Any] = {**dict.fromkeys(_TEXTS, str), "index": int, "score": float, "novelty": float | None}
 
 
-def card_history(step: Step, line: Line | None, stories: Sequence[Story], candidates: bytes) -> list[str]:
+def card_history(step: Step, line: Line | None, candidates: bytes) -> list[str]:
     """Tells a card's story in lines: what the next build does and why, its stories, and what was dropped."""
     lines = [f"{step.what}: {step.action}" + (f": {'; '.join(step.reasons)}" if step.reasons else "")]
     if line is None:
         return lines
     lines += [f"  {name}: {value}" for name, value in sorted(line.inputs.items()) if name not in ("prompt", "settings")]
     lines.append(f"  adapter: {line.adapter[:8]}")
-    for story in stories:
+    for story in line.stories:
         lines.append(f"  {story.id} ({story_figures(story)}): {story.text}")
     if line.short:
         lines.append(f"  ships {line.short}")

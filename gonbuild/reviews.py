@@ -8,14 +8,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gonbuild.cards import CARD_ID
 from gonbuild.errors import Problem, near, one_of
-from gonbuild.fields import Reader, Schema
+from gonbuild.fields import CARD_ID, Reader, Schema, text_field
 from gonbuild.language import fold, sentences, words
 from gonbuild.records import Card
-from gonbuild.sources import Node, decode, in_order, read_yaml, short
+from gonbuild.sources import decode, in_order, short
+
+if TYPE_CHECKING:
+    from gonbuild.nodes import Node
 
 REVIEWS = "cards/reviews.yaml"
 REVIEWS_BYTES = 16 << 20
@@ -24,10 +26,6 @@ CRITERIA = ("sense", "card", "effect", "language")
 SLOTS = 50
 NAME = 64
 """Characters of a reviewer's name at most."""
-
-
-def _text(description: str, **more: Any) -> Schema:
-    return {"description": description, "type": "string", "minLength": 1, **more}
 
 
 _SCORE = {"type": "integer", "minimum": 1, "maximum": 5}
@@ -45,24 +43,24 @@ _SCORES: Schema = {
     "additionalProperties": False,
 }
 _SLOT = {"description": "Which of the card's stories it is.", "type": "integer", "minimum": 1, "maximum": SLOTS}
-_EFFECT = _text("The card's effect when this was decided; with another one the pin is stale.")
+_EFFECT = text_field("The card's effect when this was decided; with another one the pin is stale.")
 _OWN: Mapping[str, tuple[Mapping[str, Schema], tuple[str, ...]]] = {
-    PIN: ({"pin": _text("This text ships, word for word."), "slot": _SLOT, "effect": _EFFECT}, ()),
+    PIN: ({"pin": text_field("This text ships, word for word."), "slot": _SLOT, "effect": _EFFECT}, ()),
     EDIT: (
         {
-            "edit": _text("This wording of a person ships, word for word."),
+            "edit": text_field("This wording of a person ships, word for word."),
             "slot": _SLOT,
             "effect": _EFFECT,
-            "replaces": _text("The text that was edited."),
+            "replaces": text_field("The text that was edited."),
         },
         (),
     ),
-    APPROVE: ({"approve": _text("This text may ship.")}, ()),
-    BAN: ({"ban": _text("Neither this text nor a near copy of it ships."), "reason": _text("Why not.")}, ()),
-    RATING: ({"rating": _text("The text that is rated."), "scores": _SCORES}, ("by",)),
+    APPROVE: ({"approve": text_field("This text may ship.")}, ()),
+    BAN: ({"ban": text_field("Neither this text nor a near copy of it ships."), "reason": text_field("Why not.")}, ()),
+    RATING: ({"rating": text_field("The text that is rated."), "scores": _SCORES}, ("by",)),
 }
 _CARD: Schema = {**CARD_ID, "description": "Id of the card."}
-_BY = _text("Who decided.", maxLength=NAME)
+_BY = text_field("Who decided.", maxLength=NAME)
 
 
 def _schema(kind: str) -> Schema:
@@ -185,6 +183,8 @@ def parse_reviews(data: bytes, where: str = REVIEWS) -> tuple[Reviews, list[Prob
         return Reviews(), [] if problem.what == "is empty" else [problem]
     if all(not line.strip() or line.lstrip().startswith("#") for line in text.split("\n")):
         return Reviews(), []
+    from gonbuild.nodes import read_yaml  # a project without decisions loads no YAML while its cards are as they were
+
     root, problems = read_yaml(data, where, REVIEWS_BYTES, strict_nfc=True)
     reader = Reader(where, problems)
     nodes: Sequence[Node] = ()
@@ -197,7 +197,7 @@ def parse_reviews(data: bytes, where: str = REVIEWS) -> tuple[Reviews, list[Prob
     return Reviews(tuple(decisions)), in_order(problems, where)
 
 
-def _decision(reader: Reader, node: Node) -> Decision | None:
+def _decision(reader: Reader, node: "Node") -> Decision | None:
     place = f"{reader.where}:{node.line}:{node.column}"
     if node.value is None:
         return None
@@ -220,7 +220,7 @@ def _decision(reader: Reader, node: Node) -> Decision | None:
     return Decision(kind=kind, text=values.pop(kind), line=node.line, **values)
 
 
-def _label(node: Node, kind: str) -> str:
+def _label(node: "Node", kind: str) -> str:
     fields = node.value if isinstance(node.value, dict) else {}
     card = fields["card"][1].value if "card" in fields else None
     return f"{kind} of card '{short(card)}'" if isinstance(card, str) and card else f"a {kind}"

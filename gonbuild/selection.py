@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from gonbuild.filters import Context, StoryIndex, diversity
 from gonbuild.records import Candidate, Card, Judged, Story, Verdict
+from gonbuild.sources import clean
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def select(card: Card, judged: Sequence[Judged], count: int, context: Context, c
             novelty, _ = context.training.nearest(candidate.text, card.effect)
             score = round(candidate.score(card_weight), 3)
             slot = f"{card.id}.{len(stories) + 1}"
-            stories.append(Story(slot, candidate.text, candidate.index, score, round(novelty, 1)))
+            stories.append(Story(slot, clean(candidate.text), candidate.index, score, round(novelty, 1)))
     by_index = sorted(judged, key=lambda j: j.candidate.index)
     return Selection(tuple(stories), tuple(_with(j, verdicts.get(j.candidate.index)) for j in by_index))
 

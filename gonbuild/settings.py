@@ -156,7 +156,7 @@ class FilterSettings(Stage):
     banned_words: tuple[Annotated[str, Field(pattern=r"\w")], ...] = ()
     """never shipped, whole words, any case"""
     max_novelty_bleu: Bleu = 50.0
-    """BLEU to the nearest training story at most, the words of the effects left out"""
+    """BLEU to the nearest training story, and to the nearest banned one, at most; the words of the effects left out"""
     max_diversity_bleu: Bleu = 30.0
     """BLEU to the nearest story already in the pack at most, likewise"""
     min_reference_bleu: Bleu | None = None

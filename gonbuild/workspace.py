@@ -3,20 +3,22 @@
 It reads and remembers, decides nothing, and writes nothing but memos into the store.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonbuild import packs
 from gonbuild.drawing import Draw, draw_here
 from gonbuild.errors import InputError, Problem
+from gonbuild.form import Shown, form_card, form_decisions
 from gonbuild.models import Models
-from gonbuild.packs import Line, Lock
+from gonbuild.packs import Line, Lock, Other
+from gonbuild.placing import fixed_stories, pinned_stories, placed
 from gonbuild.records import Card, Deck, Row, Story, digest
 from gonbuild.remote import Remote
-from gonbuild.reviews import REVIEWS, REVIEWS_BYTES, Reviews, check_reviews, parse_reviews
+from gonbuild.reviews import REVIEWS, REVIEWS_BYTES, Decision, Reviews, check_reviews, parse_reviews
 from gonbuild.settings import Settings
 from gonbuild.sources import read_bytes
 from gonbuild.store import Store
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 2, 2
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 2, 3
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,11 @@ class Workspace:
         library = self.library
         prompts = {card.id: self.templates.prompt(card) for card in library.cards}
         # The pack's template is tried here, so that a mistake in it is found before any model runs.
-        trial = {card.id: (Story(f"{card.id}.1", card.name, 0, 0.0, 0.0),) for card in library.cards}
+        trial = {card.id: (Story(f"{card.id}.1", card.name, 0, 0.0, 0.0, (card.effect,)),) for card in library.cards}
         for stories in (trial, {}):
-            self._pack_files(library.decks, library.cards, stories)
+            others = [Other(1, card.type) for card in library.cards[:1] if stories] * 2
+            form = partial(_trial_form, stories, others)
+            self._pack_files(library.decks, library.cards, stories, form)
         trained = {(row.source, row.completion) for row in self.rows}
         notes = [
             f"{card.where}: card '{card.id}': effect: could not read '{unread}'; only its text is checked"
@@ -279,35 +283,88 @@ class Workspace:
     def _pack_names(self) -> frozenset[str]:
         return frozenset({*packs.NAMES, *(f"{deck.stem}.json" for deck in self.scan.decks)})
 
+    def stories(self, card: str) -> tuple[Story, ...]:
+        """Returns what a card ships, as the lock has it."""
+        line = self.lock.lines.get(card)
+        return line.stories if line else ()
+
+    def fixed(self, card: str, held: Collection[int] = ()) -> dict[int, Story]:
+        """Returns what stands in a card's slots before any candidate is chosen: what people put there, and `held`."""
+        earlier = self.stories(card)
+        return fixed_stories(pinned_stories(card, self.pins.get(card, {}), earlier), earlier, held)
+
+    def placed(self, card: str, held: Collection[int] = ()) -> tuple[Story, ...]:
+        """Returns a card's stories with what people put into its slots, and no candidate looked at."""
+        count = next(c.stories for c in self.scan.cards if c.id == card) or self.settings.selection.stories
+        return placed(card, self.fixed(card, held), self.stories(card), count)
+
     @cached_property
-    def _texts(self) -> dict[str, str]:
-        """Every text that is known here, by its digest: those in packs, and those that people decided on."""
-        decided = {digest(d.text.encode()): d.text for d in self.reviews.decisions}
-        return decided | packs.texts_by_digest(self.pack_bytes)
+    def pins(self) -> dict[str, dict[int, Decision]]:
+        """Card id -> slot -> what people put there, those that are not stale."""
+        return {card.id: pins for card in self.scan.cards if (pins := self.reviews.pins(card))}
 
-    def has_texts(self, line: Line) -> bool:
-        """Tells whether every text that a line names still stands in some pack."""
-        return self._written == self._found or all(story.sha256 in self._texts for story in line.stories)
+    def accepted(self, line: Line) -> list[int]:
+        """Returns the slots of a line whose stories people accepted."""
+        return [s.slot for s in line.stories if self.reviews.accepts(line.card, s.text)]
 
-    def stories(self, line: Line) -> tuple[Story, ...]:
-        """Returns a line's stories with their texts, those that still stand in some pack."""
-        return tuple(
-            Story(s.id, self._texts[s.sha256], s.candidate, s.score, s.novelty, s.before)
-            for s in line.stories
-            if s.sha256 in self._texts
-        )
+    def banned(self, line: Line) -> dict[int, str]:
+        """Returns the slots of a line whose stories are banned, or too near to one that is, and why."""
+        return {int(slot): why for slot, why in self._banned.get(line.card, {}).items()}
 
-    def render(self, stories: Mapping[str, tuple[Story, ...]]) -> dict[str, bytes]:
-        """Returns every pack file's bytes for these stories."""
-        return self._pack_files(self.scan.decks, self.scan.cards, stories)
+    @cached_property
+    def _banned(self) -> dict[str, dict[str, str]]:
+        if not self.reviews.bans:
+            return {}
+        inputs = {
+            "reviews": digest(self.review_bytes),
+            "lock": digest(self.lock_bytes),
+            "effects": {card.id: card.effect for card in self.scan.cards},
+            "limit": self.settings.filters.max_novelty_bleu,
+            "step": FILTERS_STEP,
+        }
+        found: dict[str, dict[str, str]] = self.store.memo("bans", inputs, self._find_banned)
+        return found
+
+    def _find_banned(self) -> dict[str, dict[str, str]]:
+        from gonbuild.making import banned_slots
+
+        return banned_slots(self)
+
+    def render(self, lines: Mapping[str, Line]) -> dict[str, bytes]:
+        """Returns every pack file's bytes for the lines of a lock."""
+
+        def form(card: Card) -> dict[str, Any]:
+            line = lines.get(card.id)
+            return form_card(card, line.stories if line else (), line.others if line else (), self.reviews)
+
+        stories = {card: line.stories for card, line in lines.items()}
+        return self._pack_files(self.scan.decks, self.scan.cards, stories, form)
 
     def _pack_files(
-        self, decks: Sequence[Deck], cards: Sequence[Card], stories: Mapping[str, tuple[Story, ...]]
+        self,
+        decks: Sequence[Deck],
+        cards: Sequence[Card],
+        stories: Mapping[str, Sequence[Story]],
+        form: Callable[[Card], Mapping[str, Any]],
     ) -> dict[str, bytes]:
         def markdown(**values: Any) -> str:
             return self.templates.render("pack.md.jinja", **values)
 
-        return packs.pack_files(self.settings.packs.title, decks, cards, stories, markdown)
+        return packs.pack_files(self.settings.packs.title, decks, cards, stories, form, markdown)
+
+    @cached_property
+    def pending(self) -> tuple[list[Decision], list[Problem]]:
+        """Decisions in stories.md that the reviews have not, and what of it cannot be understood."""
+        if self._written is not None and self._found.get("stories.md") == self._written.get("stories.md"):
+            return [], []
+        packed = packs.story_texts(self.pack_bytes.get("stories.json", b""))
+        cards = {}
+        for card in self.scan.cards:
+            line = self.lock.lines.get(card.id)
+            others = {f"{card.id}.c{o.candidate}": o.text for o in (line.others if line else ())}
+            cards[card.id] = Shown(card, {s.id: s for s in self.stories(card.id)}, others, packed)
+        text = self.pack_bytes.get("stories.md", b"").decode("utf-8", "replace")
+        return form_decisions(text, cards, self.reviews)
 
     @cached_property
     def changed_packs(self) -> dict[str, str]:
@@ -317,9 +374,9 @@ class Workspace:
         """
         wanted, why = self._written, "edited by hand"
         if wanted is None:
-            rendered = self.render({line.card: self.stories(line) for line in self.lock.lines.values()})
+            rendered = self.render(self.lock.lines)
             wanted, why = _digests(rendered), "is not what the lock, the cards and the templates give"
-            if wanted == self._found and all(self.has_texts(line) for line in self.lock.lines.values()):
+            if wanted == self._found:
                 self.remember_packs(self.lock_bytes, rendered)
         names = sorted(n for n in {*wanted, *self._found} if wanted.get(n) != self._found.get(n))
         reasons = {name: why if name in self._found else "missing" for name in names}
@@ -348,6 +405,10 @@ class Workspace:
             "title": self.settings.packs.title,
             "step": PACKS_STEP,
         }
+
+
+def _trial_form(stories: Mapping[str, Sequence[Story]], others: Sequence[Other], card: Card) -> dict[str, Any]:
+    return form_card(card, stories.get(card.id, ()), others, Reviews())
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -21,8 +21,8 @@ from gonbuild.cards import (
 )
 from gonbuild.chat import import_chat
 from gonbuild.errors import InputError
+from gonbuild.nodes import read_yaml
 from gonbuild.records import TYPES, Card
-from gonbuild.sources import read_yaml
 
 ROOT = Path(__file__).parents[1]
 CASES = sorted((Path(__file__).parent / "data" / "cards").glob("*.case"))

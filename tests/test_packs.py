@@ -1,12 +1,15 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from gonbuild.errors import InputError
-from gonbuild.packs import Line, Lock, lock_bytes, pack_files, read_lock, shipped, texts_by_digest
+from gonbuild.form import form_card
+from gonbuild.packs import Line, Lock, Other, form_entries, lock_bytes, pack_files, read_lock
 from gonbuild.prompts import load_templates
 from gonbuild.records import Card, Deck, Story, digest
+from gonbuild.reviews import Reviews
 
 REPOSITORY = Path(__file__).parent.parent
 VALUES = {"sampling": {"seed": 0}, "filters": {"min_words": 12}}
@@ -29,7 +32,7 @@ def line(card: str, **changes: object) -> Line:
         "card": card,
         "inputs": {"name": card, "settings": digest(VALUES)},
         "adapter": "9f2c" * 16,
-        "stories": tuple(shipped(s) for s in STORIES.get(card, ())),
+        "stories": STORIES.get(card, ()),
         "signature": "sacrebleu",
         **changes,
     }
@@ -39,13 +42,26 @@ def line(card: str, **changes: object) -> Line:
 def forged(**changes: object) -> bytes:
     """A lock line as no build writes it."""
     row = {"card": "a", "inputs": {"settings": "0" * 64}, "adapter": "0" * 64, "stories": [], "signature": "s"}
-    assert read_lock(json.dumps(row).encode()).lines
-    return json.dumps({**row, **changes}).encode()
+    assert read_lock(json.dumps({**row, "digest": digest(row)}).encode()).lines
+    row |= changes
+    return json.dumps({**row, "digest": hashlib.sha256(canonical_or_not(row)).hexdigest()}).encode()
+
+
+def canonical_or_not(row: object) -> bytes:
+    """Whoever forges a line can give it its digest, too."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def render() -> dict[str, bytes]:
     templates = load_templates(REPOSITORY)
-    return pack_files("GON", DECKS, CARDS, STORIES, lambda **v: templates.render("pack.md.jinja", **v))
+    return pack_files(
+        "GON",
+        DECKS,
+        CARDS,
+        STORIES,
+        lambda card: form_card(card, STORIES[card.id], (), Reviews()),
+        lambda **v: templates.render("pack.md.jinja", **v),
+    )
 
 
 def test_lock_reads_back_what_it_wrote() -> None:
@@ -60,7 +76,7 @@ def test_lock_holds_a_line_a_card_sorted_by_id_after_the_settings_in_use() -> No
     rows = [json.loads(row) for row in lock_bytes(lock).splitlines()]
     assert rows[0] == {"settings": digest(VALUES), "values": VALUES}
     assert [row["card"] for row in rows[1:]] == ["a-1", "b-1"]
-    assert all("text" not in story for row in rows[1:] for story in row["stories"])
+    assert rows[1]["stories"][1] == {"id": "a-1.2", "text": "Hai.", "candidate": 4, "score": -0.04, "novelty": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -82,10 +98,16 @@ def test_lock_holds_a_line_a_card_sorted_by_id_after_the_settings_in_use() -> No
         forged(inputs={}),
         forged(short=3),
         forged(rounds=1.5),
-        forged(stories=[{"id": "a.1 --><script>", "sha256": "0" * 64, "candidate": 0, "score": 0, "novelty": 0}]),
-        forged(stories=[{"id": "a.1", "sha256": "0", "candidate": 0, "score": 0, "novelty": 0}]),
-        forged(stories=[{"id": "a.1", "sha256": "0" * 64, "candidate": True, "score": 0, "novelty": 0}]),
-        forged(stories=[{"id": "a.1", "sha256": "0" * 64, "candidate": 0, "score": float("inf"), "novelty": 0}]),
+        forged(stories=[{"id": "a.1 --><script>", "text": "x"}]),
+        forged(stories=[{"id": "b.1", "text": "x"}]),
+        forged(stories=[{"id": "a.2", "text": "x"}, {"id": "a.1", "text": "y"}]),
+        forged(stories=[{"id": "a.1", "text": 7}]),
+        forged(stories=[{"id": "a.1", "text": "x\u202ey"}]),
+        forged(stories=[{"id": "a.1", "text": "x", "before": ["\u200b"]}]),
+        forged(stories=[{"id": "a.1", "text": "x", "candidate": True}]),
+        forged(stories=[{"id": "a.1", "text": "x", "score": float("inf")}]),
+        forged(others=[{"candidate": -1, "text": "x"}]),
+        forged(others=[{"candidate": 1, "text": "<|end|>"}]),
         b"\xff\xfe\x00",
         b"[" * 50_000,
     ],
@@ -134,16 +156,30 @@ def test_markdown_pack_groups_by_type_and_escapes_generated_text() -> None:
     assert "a-1.2: score 0.0, novelty 0" in text
 
 
-def test_texts_are_found_in_either_file_when_the_other_is_lost() -> None:
-    files = render()
-    wanted = {digest(s.text.encode()): s.text for stories in STORIES.values() for s in stories}
-    for name in ("stories.json", "stories.md"):
-        found = texts_by_digest({name: files[name]})
-        assert wanted.items() <= found.items(), name
+def test_lock_keeps_what_people_put_there_and_what_is_offered() -> None:
+    pinned = Story("a-1.2", "Của người.", before=("Một.", "Hai."))
+    lock = Lock({"a-1": line("a-1", stories=(pinned,), others=(Other(17, "Khác."),))}, {digest(VALUES): VALUES})
+    assert read_lock(lock_bytes(lock)) == lock
 
 
-def test_damaged_json_pack_still_gives_its_whole_texts() -> None:
-    data = render()["stories.json"]
-    found = texts_by_digest({"stories.json": data[: data.index(b"a-1.2")]})
-    assert digest(STORIES["a-1"][0].text.encode()) in found
-    assert digest(b"Hai.") not in found
+def test_every_flipped_bit_of_a_lock_is_noticed() -> None:
+    data = lock_bytes(Lock({"a-1": line("a-1"), "b-1": line("b-1")}, {digest(VALUES): VALUES}))
+    for at in range(len(data)):
+        for bit in range(8):
+            flipped = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+            try:
+                assert read_lock(flipped) == read_lock(data), (at, bit)  # white space between lines, say
+            except InputError:
+                continue
+
+
+def test_line_changed_by_hand_is_named() -> None:
+    data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES}))
+    with pytest.raises(InputError, match="lock.jsonl:2: the line of card 'a-1' is not as a build wrote it"):
+        read_lock(data.replace(b"Hai.", b"Ba."))
+
+
+def test_stories_of_the_reading_pack_are_read_back_with_their_boxes() -> None:
+    entries = form_entries(render()["stories.md"].decode())
+    assert [(e.id, e.box) for e in entries] == [("a-1.1", ""), ("a-1.2", ""), ("b-1.1", "")]
+    assert [e.text for e in entries] == [s.text for card in ("a-1", "b-1") for s in STORIES[card]]

@@ -1,7 +1,8 @@
 from typing import Any
 
-from gonbuild.packs import Line, Lock, Shipped
-from gonbuild.plan import Situation, diff, make_plan
+from gonbuild.packs import Line, Lock
+from gonbuild.plan import Pinned, Situation, diff, make_plan
+from gonbuild.records import Story
 
 STAGES = {"sampling": {"seed": 0, "temperature": 0.8}, "filters": {"min_words": 12}}
 INPUTS = {"name": "Một", "effect": "+2 điểm cho Rừng", "prompt": "p1", "stories": 2, "settings": "k1"}
@@ -20,7 +21,6 @@ def situation(**changes: Any) -> Situation:
         "adapter_reasons": ("never built here",),
         "has_adapter": lambda key: True,
         "has_candidates": lambda key, card, round_: False,
-        "has_texts": lambda line: True,
         "still_passes": lambda card: True,
         "pack_reasons": lambda: (),
         **changes,
@@ -72,7 +72,7 @@ def test_refresh_takes_the_current_adapter() -> None:
 
 
 def test_refresh_with_the_same_adapter_passes_over_the_candidates_that_the_card_had() -> None:
-    shipped = tuple(Shipped(f"a-1.{n}", "0" * 64, candidate, 0.0, 0.0) for n, candidate in ((1, 3), (2, 17)))
+    shipped = tuple(Story(f"a-1.{n}", "x", candidate, 0.0, 0.0) for n, candidate in ((1, 3), (2, 17)))
     lock = Lock({"a-1": Line("a-1", dict(INPUTS), "old0adapter", shipped, "signature")}, {"k1": STAGES})
     assert make_plan(situation(refresh=frozenset({"a-1"}), lock=lock)).cards[0].first_round == 2
 
@@ -139,10 +139,63 @@ def test_edited_pack_is_rebuilt() -> None:
     assert (plan.packs.action, plan.packs.reasons) == ("write", ("stories.md: edited by hand",))
 
 
-def test_story_that_stands_nowhere_any_more_is_made_again() -> None:
-    action, reasons = step(has_texts=lambda line: False)
-    assert action == "generate"
-    assert reasons == ("pack edited by hand: a story that the lock names stands nowhere any more",)
+PINS = {"a-1": {1: Pinned("Ghim.", "pinned")}}
+
+
+def lock_of(*texts: str, **changes: Any) -> Lock:
+    stories = tuple(Story(f"a-1.{n}", text, n, 0.0, 0.0) for n, text in enumerate(texts, 1))
+    values = {"card": "a-1", "inputs": dict(INPUTS), "adapter": "old0adapter", "stories": stories, "signature": "s"}
+    return Lock(
+        {"a-1": Line(**values | changes)}, {"k1": STAGES, "k0": {**STAGES, "sampling": {"seed": 9, "temperature": 0.8}}}
+    )
+
+
+def test_pin_is_placed_without_a_candidate() -> None:
+    lock = lock_of("Một.", "Hai.")
+    assert step(lock=lock, pins=PINS) == ("place", ("a-1.1 pinned",))
+    assert step(lock=lock_of("Ghim.", "Hai."), pins=PINS) == ("keep", ())
+
+
+def test_card_whose_every_slot_is_pinned_needs_no_candidate() -> None:
+    pins = {"a-1": {1: Pinned("Ghim.", "pinned"), 2: Pinned("Sửa.", "edited")}}
+    assert step(lock=Lock(), pins=pins) == ("place", ("new card",))
+    assert step(lock=Lock(), pins=PINS) == ("generate", ("new card",))
+
+
+def test_ban_makes_its_slot_anew_and_holds_the_others() -> None:
+    plan = make_plan(situation(lock=lock_of("Một.", "Hai."), banned=lambda line: {2: "sai"}))
+    assert plan.cards[0].action == "generate"
+    assert plan.cards[0].reasons == ("a-1.2 is banned: sai",)
+    assert plan.cards[0].held == (1,)
+
+
+def test_ban_of_a_slot_that_is_pinned_over_needs_no_candidate() -> None:
+    assert step(lock=lock_of("Một.", "Hai."), pins=PINS, banned=lambda line: {1: "sai"}) == ("place", ("a-1.1 pinned",))
+
+
+def test_approved_stories_outlive_settings_but_no_other_effect() -> None:
+    lock = lock_of("Một.", "Hai.", inputs={**INPUTS, "settings": "k0"})
+    both = lambda line: (1, 2)  # noqa: E731
+    assert step(lock=lock, accepted=both) == ("relock", ("sampling.seed: 9 -> 0", "its stories are approved"))
+    half = make_plan(situation(lock=lock, accepted=lambda line: (2,))).cards[0]
+    assert (half.action, half.held) == ("generate", (2,))
+    other = make_plan(situation(lock=lock, accepted=both, wanted=wanted(effect="+3 điểm cho Rừng"))).cards[0]
+    assert (other.action, other.held) == ("generate", ())
+
+
+def test_approved_stories_stay_when_the_card_wants_more() -> None:
+    step_ = make_plan(situation(lock=lock_of("Một.", "Hai."), accepted=lambda line: (1, 2), wanted=wanted(stories=3)))
+    assert (step_.cards[0].action, step_.cards[0].held) == ("generate", (1, 2))
+
+
+def test_refresh_keeps_pins_alone() -> None:
+    lock = lock_of("Ghim.", "Hai.")
+    refreshed = make_plan(situation(lock=lock, pins=PINS, accepted=lambda line: (2,), refresh=frozenset(["a-1"])))
+    assert (refreshed.cards[0].action, refreshed.cards[0].held) == ("generate", ())
+    assert step(lock=lock, pins={"a-1": {1: Pinned("a", "pinned"), 2: Pinned("b", "pinned")}}, refresh={"a-1"}) == (
+        "place",
+        ("refresh asked for",),
+    )
 
 
 def test_card_that_fell_short_is_kept_until_something_changes() -> None:

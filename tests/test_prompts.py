@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gonbuild.errors import InputError
-from gonbuild.packs import texts_by_digest
+from gonbuild.form import word_diff
+from gonbuild.packs import form_entries
 from gonbuild.prompts import load_templates, md
 from gonbuild.records import Card, digest
 
@@ -156,9 +157,12 @@ def test_sources_are_the_digests_of_the_files():
 # The reading pack
 
 
-def block(card: str, *stories: str) -> dict:
-    told = [{"id": f"{card}.{n}", "text": text, "note": "score 1.2, novelty 30"} for n, text in enumerate(stories, 1)]
-    return {"id": card, "name": "Trồng Rừng", "effect": "+2 điểm cho Rừng", "stories": told}
+def block(card: str, *stories: str, **more: object) -> dict:
+    told = [
+        {"id": f"{card}.{n}", "text": text, "box": " ", "note": "score 1.2, novelty 30", "changes": []}
+        for n, text in enumerate(stories, 1)
+    ]
+    return {"id": card, "name": "Trồng Rừng", "effect": "+2 điểm cho Rừng", "stories": told, "others": [], **more}
 
 
 def pack(*cards: dict) -> str:
@@ -167,14 +171,19 @@ def pack(*cards: dict) -> str:
 
 
 def test_pack_reads_like_this():
-    text = pack(block("a", "Một.", "Hai!"), block("b"))
+    changed = block("c", "Nhà xanh.", others=[{"id": "c.c7", "text": "Khác."}])
+    changed["stories"][0] |= {"box": "x", "changes": word_diff("Nhà đỏ.", "Nhà xanh.")}
+    text = pack(block("a", "Một.", "Hai!"), block("b"), changed)
     assert text.startswith("<!-- Tệp này do gonbuild sinh ra từ cards/")
-    assert text[text.index("\n") :] == (
+    assert text[text.index("\n\n#") :] == (
         "\n\n# Truyện cho bộ thẻ GON\n\n## Bảo Vệ\n\n"
-        "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `a`\n\n- Một.\n- Hai!\n\n"
+        "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `a`\n\n- [ ] `a.1` Một.\n- [ ] `a.2` Hai!\n\n"
         "<!-- a.1: score 1.2, novelty 30; a.2: score 1.2, novelty 30 -->\n\n"
         "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `b`\n\n_Chưa có truyện._\n\n"
-        "## Thiên Tai\n\n### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `z`\n\n- Cuối.\n\n"
+        "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `c`\n\n- [x] `c.1` Nhà xanh.\n"
+        "  - Trước: Nhà ~~đỏ.~~ **xanh.**\n\n<!-- c.1: score 1.2, novelty 30 -->\n\n"
+        "<details><summary>Ứng viên khác (1)</summary>\n\n- [ ] `c.c7` Khác.\n\n</details>\n\n"
+        "## Thiên Tai\n\n### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `z`\n\n- [ ] `z.1` Cuối.\n\n"
         "<!-- z.1: score 1.2, novelty 30 -->\n"
     )
 
@@ -182,7 +191,7 @@ def test_pack_reads_like_this():
 def test_changed_story_changes_one_line_and_new_card_one_block():
     before = pack(block("a", "Một."), block("b", "Hai.")).splitlines()
     changed = pack(block("a", "Một."), block("b", "Ba.")).splitlines()
-    assert [new for old, new in zip(before, changed, strict=True) if old != new] == ["- Ba."]
+    assert [new for old, new in zip(before, changed, strict=True) if old != new] == ["- [ ] `b.1` Ba."]
     more = pack(block("a", "Một."), block("b", "Hai."), block("c", "Tư.")).splitlines()
     start = more.index("Hiệu ứng: +2 điểm cho Rừng · `c`") - 2
     assert more[:start] + more[start + 8 :] == before
@@ -228,5 +237,4 @@ def test_escaped_text_reads_back_as_it_was(text):
 
 def test_stories_are_found_again_in_the_pack():
     stories = ["1. *Một* & <hai>.", "- Ba \\ bốn!", "&lt; _năm_"]
-    found = texts_by_digest({"stories.md": pack(block("a", *stories)).encode()})
-    assert {digest(story.encode()) for story in stories} <= found.keys()
+    assert [entry.text for entry in form_entries(pack(block("a", *stories)))] == [*stories, "Cuối."]

@@ -1,0 +1,171 @@
+"""Owns the review form that stories.md is: what it shows of a card, and which decisions are in it when people are done.
+
+A box in front of a story takes `x` to approve it, or `-` with a reason to ban it; one in front of a candidate takes
+`x` or a slot's number to ship it. A text that was changed is an edit.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gonbuild.errors import Problem, near, one_of
+from gonbuild.packs import Entry, Other, form_entries
+from gonbuild.records import Card, Story
+from gonbuild.reviews import APPROVE, BAN, EDIT, PIN, Decision, Reviews
+from gonbuild.sources import clean, short
+
+PLACE = "build/packs/stories.md"
+_NOTES = {PIN: "pinned", EDIT: "a person's wording"}
+
+
+def form_card(card: Card, stories: Iterable[Story], others: Iterable[Other], reviews: Reviews) -> dict[str, Any]:
+    """Returns what pack.md.jinja is told of a card: texts as they are, which the template escapes."""
+    shown, told = [], []
+    for story in stories:
+        state = reviews.state(card.id, story.text)
+        accepted = reviews.accepts(card.id, story.text)
+        shown.append(
+            {
+                "id": story.id,
+                "text": story.text,
+                "box": "x" if accepted else " ",
+                "note": _NOTES.get(state, _figures(story)),
+                "changes": [] if accepted or not story.before else word_diff(story.before[0], story.text),
+            }
+        )
+        told.append(story.text)
+    open_ = [o for o in others if o.text not in told and not reviews.state(card.id, o.text)]
+    offered = [{"id": f"{card.id}.c{o.candidate}", "text": o.text} for o in open_]
+    return {"id": card.id, "name": card.name, "effect": card.effect, "stories": shown, "others": offered}
+
+
+def _figures(story: Story) -> str:
+    """Puts a story's figures as coarsely as they mean something, so that no noise moves them."""
+    if story.score is None or story.novelty is None:
+        return "a person's wording"
+    return f"score {round(story.score, 1) + 0.0:.1f}, novelty {story.novelty:.0f}"  # what rounds to nothing has no sign
+
+
+def word_diff(old: str, new: str) -> list[dict[str, str]]:
+    """Returns how a text became another one, word by word: parts with `same`, or with `old` and `new`, any empty."""
+    before, after = old.split(), new.split()
+    parts = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        was, now = " ".join(before[a:b]), " ".join(after[c:d])
+        parts.append({"same": now, "old": "", "new": ""} if kind == "equal" else {"same": "", "old": was, "new": now})
+    return parts
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What stories.md was made from, of one card."""
+
+    card: Card
+    stories: Mapping[str, Story]
+    """By id."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Id (`bao-ve-001.c17`) -> text."""
+    packed: Mapping[str, str] = field(default_factory=dict)
+    """Id -> text in stories.json: what stands there too was written by a build, not by a person."""
+
+
+def form_decisions(
+    text: str, cards: Mapping[str, Shown], reviews: Reviews, by: str = ""
+) -> tuple[list[Decision], list[Problem]]:
+    """Returns the decisions in a filled-in form that the reviews have not, and what in it cannot be understood."""
+    decisions: list[Decision] = []
+    problems: list[Problem] = []
+    entries: dict[str, list[Entry]] = {}
+    for entry in form_entries(text):
+        entries.setdefault(entry.id.rpartition(".")[0], []).append(entry)
+    for card, told in entries.items():
+        if card in cards:
+            reader = _Reader(cards[card], reviews, by)
+            decisions += reader.read(told)
+            problems += reader.problems
+        elif told[0].box or not cards:
+            problems.append(Problem(f"{PLACE}:{told[0].line}", f"unknown card '{card}'", near(card, list(cards))))
+    return decisions, problems
+
+
+@dataclass
+class _Reader:
+    """Reads the entries of one card."""
+
+    shown: Shown
+    reviews: Reviews
+    by: str
+    problems: list[Problem] = field(default_factory=list)
+
+    def read(self, entries: Sequence[Entry]) -> list[Decision]:
+        decisions: list[Decision] = []
+        for entry in sorted(entries, key=lambda e: e.id not in self.shown.stories):  # candidates take what is left
+            shipped = entry.id in self.shown.stories
+            decisions += [*(self._story(entry) if shipped else self._candidate(entry, decisions))]
+        return decisions
+
+    def _story(self, entry: Entry) -> Iterator[Decision]:
+        story, found = self.shown.stories[entry.id], clean(entry.text)
+        slot, text = story.slot, story.text
+        state = self.reviews.state(self.shown.card.id, text)
+        if entry.box.startswith("-"):
+            yield from self._ban(entry, text)
+        elif entry.box not in ("", "x", "X"):
+            self._say(entry, f"'{short(entry.box)}' in the box of a story", "Wanted x, or - and a reason.")
+        elif not found:
+            self._say(entry, "a story without text", "To ban it write `[- REASON]` and leave its text.")
+        elif found not in (text, *story.before, self.shown.packed.get(entry.id)):
+            if not self._decided(found, slot):
+                yield self._decision(EDIT, found, slot, replaces=text)
+        elif entry.box and state not in (APPROVE, PIN, EDIT):
+            yield self._decision(APPROVE, text)
+
+    def _candidate(self, entry: Entry, earlier: Sequence[Decision]) -> Iterator[Decision]:
+        text, found = self.shown.others.get(entry.id, ""), clean(entry.text)
+        if not entry.box:
+            if text and found not in (text, ""):
+                self._say(entry, "a candidate was edited and not ticked", "Write x or a slot's number into its box.")
+        elif not text:
+            self._say(entry, f"candidate {entry.id} is not offered any more", "`gonbuild review --pin` takes any text.")
+        elif entry.box.startswith("-"):
+            yield from self._ban(entry, text)
+        elif (slot := self._slot(entry, found, earlier)) and not self._decided(found, slot):
+            kind = PIN if found == text else EDIT
+            yield self._decision(kind, found, slot, replaces="" if kind == PIN else text)
+
+    def _slot(self, entry: Entry, found: str, earlier: Sequence[Decision]) -> int:
+        """Returns the slot that a ticked candidate takes: the one in its box, else a banned one, else the last free."""
+        card, slots = self.shown.card, {s.slot: s.text for s in self.shown.stories.values()}
+        if entry.box.isdecimal() and int(entry.box) in slots:
+            return int(entry.box)
+        if entry.box not in ("x", "X"):
+            wanted = f"Wanted x, {one_of(map(str, slots))}, or - and a reason."
+            self._say(entry, f"'{short(entry.box)}' in the box of a candidate", wanted)
+            return 0
+        after = Reviews((*self.reviews.decisions, *earlier))
+        pins = after.pins(card)
+        if own := [slot for slot, d in pins.items() if d.text == found]:
+            return own[0]
+        free = [n for n, text in slots.items() if n not in pins and not after.accepts(card.id, text)]
+        if not free:
+            self._say(entry, "each slot of the card holds what a person chose", "Write the slot's number into the box.")
+            return 0
+        return max([n for n in free if after.state(card.id, slots[n]) == BAN] or free)
+
+    def _ban(self, entry: Entry, text: str) -> Iterator[Decision]:
+        reason = clean(entry.box[1:])
+        if not reason:
+            self._say(entry, "a ban without a reason", "Write it into the box: `[- REASON]`.")
+        elif self.reviews.state(self.shown.card.id, text) != BAN:
+            yield self._decision(BAN, text, reason=reason)
+
+    def _decided(self, text: str, slot: int) -> bool:
+        return any(d.slot == slot and d.text == text for d in self.reviews.pins(self.shown.card).values())
+
+    def _decision(self, kind: str, text: str, slot: int = 0, replaces: str = "", reason: str = "") -> Decision:
+        effect = self.shown.card.effect if kind in (PIN, EDIT) else ""
+        return Decision(self.shown.card.id, kind, text, slot, effect, replaces, reason, self.by)
+
+    def _say(self, entry: Entry, what: str, wanted: str) -> None:
+        self.problems.append(Problem(f"{PLACE}:{entry.line}", what, wanted))
