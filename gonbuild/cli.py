@@ -26,8 +26,10 @@ from gonbuild.errors import (
     Problem,
 )
 from gonbuild.ranks import process, processes
+from gonbuild.review_flags import add_flags
 
 if TYPE_CHECKING:
+    from gonbuild.desk import Desk
     from gonbuild.pipeline import Project
     from gonbuild.plan import Plan, Step
     from gonbuild.records import Judged
@@ -40,7 +42,8 @@ to the byte; `gonbuild plan` says what would change, and why."""
 EPILOG = """\
 files:
   cards/*.yaml               the decks                templates/            prompts and the Markdown pack
-  cards/examples/*.jsonl     more training stories    pyproject.toml        settings, under [tool.gonbuild]
+  cards/examples/*.jsonl     more training stories    cards/reviews.yaml    what people decided on the stories
+  pyproject.toml             settings, under [tool.gonbuild]
   build/packs/               the packs, committed     build/stories.lock.jsonl   what each was made from, committed
   build/cache/               adapters, candidates     build/report/         what was dropped, measured, learned
 
@@ -51,6 +54,7 @@ exit codes:
 environment:
   GONBUILD_PROFILE  the profile, as --profile         GONBUILD_CACHE   the cache's folder, else build/cache
   GONBUILD_REMOTE   the shared store's URL            GONBUILD_REMOTE_READ_ONLY=1   send nothing there
+  GONBUILD_REVIEWER who decides, as --by; else git's user.name
 
 examples:
   gonbuild stories                       bring the packs up to date
@@ -59,6 +63,10 @@ examples:
   gonbuild try "Tên thẻ: Vớt Rác Trên Hồ. Loại: Bảo Vệ. Hiệu ứng: +2 điểm cho Sông"
 """
 
+REVIEW = """\
+decide which stories ship; without options story by story, key by key
+Decisions are lines of cards/reviews.yaml, which every build honours. A story is named by card and slot, bao-ve-001.2,
+a candidate by card and index as in stories.md, bao-ve-001.c17."""
 EVAL = "measure base and adapter side by side; writes eval.md, eval.json and plots to build/report"
 WORKERS = (
     "processes of this host that draw candidates, each on a GPU of its own with `model.device = cuda` (default: 1)"
@@ -151,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (stories, eval_):
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=WORKERS)
         sub.add_argument("--ray", default="", metavar="ADDRESS", help=RAY)
+    add_flags(command("review", _review, REVIEW))
     try_ = command("try", _try, "print candidates for one card with their verdicts; writes no pack")
     try_.add_argument("card", help="id of a card, or 'Tên thẻ: ... Loại: ... Hiệu ứng: ...'")
     try_.add_argument("-n", type=int, default=8, metavar="N", help="candidates (default: 8)")
@@ -163,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("to", metavar="PATH", help="folder or file to write; it must not exist yet")
     export.add_argument("--merged", action="store_true", help="adapter: a whole model with the adapter in its weights")
     schema = command("schema", _schema, "print a JSON Schema for editors, or the settings table")
-    schema.add_argument("what", choices=["cards", "settings", "table"], nargs="?", default="cards")
+    schema.add_argument("what", choices=["cards", "reviews", "settings", "table"], nargs="?", default="cards")
     command("doctor", _doctor, "say what this machine can run")
     cache = command("cache", _cache, "list what is kept, clear it, or push today's adapter to the shared store")
     cache.add_argument("what", choices=["list", "clear", "push"], nargs="?", default="list")
@@ -214,8 +223,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _why(args: argparse.Namespace) -> int:
-    for line in _project(args).why(args.card):
-        print(_visible(line))
+    _print_lines(_project(args).why(args.card))
     return EXIT_DONE
 
 
@@ -243,6 +251,41 @@ def _eval(args: argparse.Namespace) -> int:
         figures = project.evaluate(progress)
     print(eval_markdown(figures), end="")
     return EXIT_DONE
+
+
+def _review(args: argparse.Namespace) -> int:
+    from gonbuild.desk import Desk
+    from gonbuild.review_flags import decided_lines, listed, reviewer
+
+    desk = Desk(_project(args))
+    by = args.by or reviewer(desk.project.root)
+    if args.web:
+        from gonbuild.web import serve
+
+        desk.sheets()  # mistakes are told here, not in a browser
+        serve(desk, args.host, args.port, by, lambda url: print(f"Reviewing at {url}\nCtrl-C ends it.", flush=True))
+    elif args.list:
+        _print_lines(listed(desk))
+    elif (lines := decided_lines(desk, args, by)) is not None:
+        _print_lines(lines)
+    else:
+        _review_here(desk, by)
+    return EXIT_DONE
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(_visible(line))
+
+
+def _review_here(desk: "Desk", by: str) -> None:
+    from gonbuild.terminal import Session
+
+    if not sys.stdin.isatty():
+        cure = "`gonbuild review --help` has flags for scripts."
+        raise InputError(Problem("", "reviewing key by key wants a terminal", cure))
+    made = Session(desk, _Terminal(), by).run()
+    print(f"{_count(made, 'decision')} made" + ("; `make stories` brings them into the packs." if made else "."))
 
 
 def _try(args: argparse.Namespace) -> int:
@@ -304,12 +347,14 @@ def _export(args: argparse.Namespace) -> int:
 
 def _schema(args: argparse.Namespace) -> int:
     from gonbuild.cards import card_schema
+    from gonbuild.reviews import reviews_schema
     from gonbuild.settings import Settings, settings_table
 
     if args.what == "table":
         print(settings_table(), end="")
         return EXIT_DONE
-    schema = card_schema() if args.what == "cards" else Settings.model_json_schema()
+    schemas = {"cards": card_schema, "reviews": reviews_schema, "settings": Settings.model_json_schema}
+    schema = schemas[args.what]()
     print(json.dumps(schema, ensure_ascii=False, indent=2))
     return EXIT_DONE
 
@@ -351,8 +396,8 @@ def _cache(args: argparse.Namespace) -> int:
 
 
 def _print_plan(plan: "Plan") -> None:
-    for line in plan_lines(plan):
-        print(_visible(line), flush=True)
+    _print_lines(plan_lines(plan))
+    sys.stdout.flush()
 
 
 def plan_lines(plan: "Plan") -> list[str]:
@@ -367,7 +412,8 @@ def plan_lines(plan: "Plan") -> list[str]:
         lines = [f"{name:<{width}}  {s.action:<10}  {'; '.join(s.reasons)}".rstrip() for name, s in named]
         if kept:
             lines.insert(-1, f"{_count(kept, 'card')} kept")
-    return [*lines, *(f"note: {note}" for note in plan.notes)]
+    pending = (f"not in cards/reviews.yaml: {line}" for line in plan.pending)
+    return [*lines, *pending, *(f"note: {note}" for note in plan.notes)]
 
 
 def _alike(steps: Sequence["Step"]) -> list[list["Step"]]:
@@ -407,6 +453,36 @@ def _short_path(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+class _Terminal:
+    """A person's terminal: single keys, and lines that can be edited."""
+
+    def key(self) -> str:
+        import termios
+        import tty
+
+        handle = sys.stdin.fileno()
+        before = termios.tcgetattr(handle)
+        try:
+            tty.setcbreak(handle)
+            return sys.stdin.read(1)
+        finally:
+            termios.tcsetattr(handle, termios.TCSADRAIN, before)
+
+    def line(self, prompt: str, start: str = "") -> str:
+        import readline
+
+        readline.set_startup_hook(lambda: readline.insert_text(start))
+        try:
+            return input(prompt).strip()
+        except EOFError:
+            return ""
+        finally:
+            readline.set_startup_hook()
+
+    def say(self, text: str) -> None:
+        print("\n".join(map(_visible, text.split("\n"))), flush=True)
 
 
 class Bars:

@@ -117,7 +117,7 @@ def _rewritten(data: bytes, gone: Callable[[Decision], bool], new: Decision | No
     found, wrong = parse_reviews(written)
     if wrong or sorted(found.decisions, key=_whole) != sorted([*kept, *([new] if new else [])], key=_whole):
         what = "cannot take this decision without a change of another one"
-        raise InputError(wrong or Problem(REVIEWS, what, "Put each decision on a line of its own."))
+        raise InputError(Problem(REVIEWS, what, "Put each decision on a line of its own."))
     return written, taken
 
 
@@ -143,7 +143,7 @@ def _last(lines: Sequence[str], start: int, end: int) -> int:
 
 def told(decision: Decision) -> str:
     """Puts a decision into words, for a line on a terminal."""
-    place = f" in slot {decision.slot}" if decision.ships else ""
+    place = f".{decision.slot}" if decision.ships else ""
     why = f" ({decision.reason})" if decision.reason else ""
     marks = " " + " ".join(f"{name}={score}" for name, score in decision.scores.items()) if decision.scores else ""
     who = f" by {decision.by}" if decision.by else ""

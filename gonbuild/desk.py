@@ -79,10 +79,7 @@ class Desk:
         Raises:
             InputError: cards, reviews or lock are wrong.
         """
-        ws = self.project.workspace()
-        decks = {card: deck.title for deck in ws.scan.decks for card in deck.cards}
-        seen = seen_by_card(ws.read(CANDIDATES))
-        return tuple(_sheet(ws, card, decks[card.id], seen.get(card.id, ())) for card in ws.scan.cards)
+        return self._sheets(lambda _card: True)
 
     def sheet(self, card: str) -> Sheet:
         """Returns one card as it stands now.
@@ -90,24 +87,39 @@ class Desk:
         Raises:
             InputError: as `sheets`, or no deck has the card.
         """
-        sheets = {sheet.card.id: sheet for sheet in self.sheets()}
-        if card not in sheets:
-            raise InputError(Problem("", f"unknown card '{card}'", near(card, list(sheets))))
-        return sheets[card]
+        found = self._sheets(lambda c: c.id == card)
+        if not found:
+            known = [c.id for c in self.project.workspace().scan.cards]
+            raise InputError(Problem("", f"unknown card '{card}'", near(card, known)))
+        return found[0]
 
-    def told(self, story: str) -> tuple[Sheet, Told]:
-        """Returns a shipped story by its id, `bao-ve-001.2`, with its card's sheet.
+    def _sheets(self, wanted: Callable[[Card], bool]) -> tuple[Sheet, ...]:
+        ws = self.project.workspace()
+        decks = {card: deck.title for deck in ws.scan.decks for card in deck.cards}
+        seen = seen_by_card(ws.read(CANDIDATES))
+        return tuple(_sheet(ws, c, decks[c.id], seen.get(c.id, ())) for c in ws.scan.cards if wanted(c))
+
+    def find(self, name: str) -> tuple[Sheet, str, int]:
+        """Returns the card's sheet, the text and the slot of a story, `bao-ve-001.2`, or a candidate, `bao-ve-001.c17`.
+
+        The slot of a candidate is 0.
 
         Raises:
-            InputError: as `sheets`, or no such story ships.
+            InputError: as `sheets`, or there is no such story or candidate.
         """
-        card, _, slot = story.rpartition(".")
-        sheet = self.sheet(card or story)
-        found = next((t for t in sheet.stories if str(t.story.slot) == slot), None)
-        if found is None:
+        card, _, rest = name.rpartition(".")
+        sheet = self.sheet(card or name)
+        stories = {str(t.story.slot): (t.story.text, t.story.slot) for t in sheet.stories}
+        found = stories | {f"c{c.index}": (c.text, 0) for c in sheet.candidates}
+        if rest not in found:
             ids = ", ".join(t.story.id for t in sheet.stories) or "none"
-            raise InputError(Problem("", f"no story '{story}' ships", f"Card '{sheet.card.id}' ships {ids}."))
-        return sheet, found
+            raise InputError(Problem("", f"no story '{name}'", f"Card '{sheet.card.id}' ships {ids}."))
+        return sheet, *found[rest]
+
+    @staticmethod
+    def approval(card: str, text: str, by: str = "") -> Decision:
+        """Returns the decision that a text may ship."""
+        return Decision(card, APPROVE, text, by=by)
 
     def approve(self, card: str, text: str, by: str = "") -> list[Decision]:
         """Notes that a text may ship; returns the decisions that gave way, as the others below do.
@@ -115,7 +127,7 @@ class Desk:
         Raises:
             InputError: as `decide`.
         """
-        return self.decide(Decision(card, APPROVE, text, by=by))
+        return self.decide(self.approval(card, text, by))
 
     def ban(self, card: str, text: str, reason: str, by: str = "") -> list[Decision]:
         """Notes that neither a text nor a near copy of it may ship."""
@@ -136,6 +148,17 @@ class Desk:
         mine = (d for d in self.reviews().on(card, text) if d.kind == RATING and d.by == by)
         before = next((dict(d.scores) for d in mine), {})
         return self.decide(Decision(card, RATING, text, by=by, scores=before | scores))
+
+    def read_form(self, data: bytes, where: str, by: str = "") -> tuple[list[Decision], list[Decision]]:
+        """Takes down the decisions in a filled-in stories.md, all or none; returns them, and those that gave way.
+
+        Raises:
+            InputError: as `decide`, or something in the form cannot be understood; all of it is named.
+        """
+        decisions, problems = self.project.workspace().decisions_in(data.decode("utf-8", "replace"), where, by)
+        if problems:
+            raise InputError(problems)
+        return decisions, self.decide(*decisions)
 
     def reviews(self) -> Reviews:
         """Returns the decisions as the file has them now."""
@@ -205,9 +228,11 @@ def _sheet(ws: Workspace, card: Card, deck: str, seen: Iterable[Seen]) -> Sheet:
 def _candidates(ws: Workspace, card: str, seen: Iterable[Seen]) -> list[Unshipped]:
     """Returns what the lock and this machine know of a card's candidates, each text once."""
     line = ws.lock.lines.get(card)
-    found = {s.text: Unshipped(s.index, s.text, "", s.score, s.filter, s.reason) for s in seen}
+    found: dict[str, Unshipped] = {}
+    for s in seen:
+        found.setdefault(s.text, Unshipped(s.index, s.text, "", s.score, s.filter, s.reason))
     for other in line.others if line else ():
-        found.setdefault(other.text, Unshipped(other.candidate, other.text, ""))
+        found[other.text] = replace(found.get(other.text, Unshipped(0, other.text, "")), index=other.candidate)
     best = {other.text: at for at, other in enumerate(line.others if line else ())}
     ordered = sorted(
         found.values(),

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gonbuild.errors import Problem, near, one_of
-from gonbuild.packs import Entry, Other, form_entries
+from gonbuild.packs import Entry, Other, form_check, form_checks, form_entries
 from gonbuild.records import Card, Story
 from gonbuild.reviews import APPROVE, BAN, EDIT, PIN, Decision, Reviews
 from gonbuild.sources import clean, short
 
-PLACE = "build/packs/stories.md"
 _NOTES = {PIN: "pinned", EDIT: "a person's wording"}
 
 
 def form_card(card: Card, stories: Iterable[Story], others: Iterable[Other], reviews: Reviews) -> dict[str, Any]:
     """Returns what pack.md.jinja is told of a card: texts as they are, which the template escapes."""
-    shown, told = [], []
+    shown: list[dict[str, Any]] = []
+    told = []
     for story in stories:
         state = reviews.state(card.id, story.text)
         accepted = reviews.accepts(card.id, story.text)
@@ -37,7 +37,10 @@ def form_card(card: Card, stories: Iterable[Story], others: Iterable[Other], rev
         told.append(story.text)
     open_ = [o for o in others if o.text not in told and not reviews.state(card.id, o.text)]
     offered = [{"id": f"{card.id}.c{o.candidate}", "text": o.text} for o in open_]
-    return {"id": card.id, "name": card.name, "effect": card.effect, "stories": shown, "others": offered}
+    check = form_check((e["id"], e.get("box", ""), e["text"]) for e in (*shown, *offered))
+    return {
+        "id": card.id, "name": card.name, "effect": card.effect, "stories": shown, "others": offered, "check": check
+    }  # fmt: skip
 
 
 def _figures(story: Story) -> str:
@@ -66,26 +69,30 @@ class Shown:
     """By id."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Id (`bao-ve-001.c17`) -> text."""
-    packed: Mapping[str, str] = field(default_factory=dict)
-    """Id -> text in stories.json: what stands there too was written by a build, not by a person."""
 
 
 def form_decisions(
-    text: str, cards: Mapping[str, Shown], reviews: Reviews, by: str = ""
+    text: str, cards: Mapping[str, Shown], reviews: Reviews, where: str, by: str = ""
 ) -> tuple[list[Decision], list[Problem]]:
-    """Returns the decisions in a filled-in form that the reviews have not, and what in it cannot be understood."""
+    """Returns the decisions in a filled-in form that the reviews have not, and what in it cannot be understood.
+
+    A block that is as a build wrote it decides nothing, however old it is. `where` is the form's path, for messages.
+    """
     decisions: list[Decision] = []
     problems: list[Problem] = []
+    checks = form_checks(text)
     entries: dict[str, list[Entry]] = {}
     for entry in form_entries(text):
         entries.setdefault(entry.id.rpartition(".")[0], []).append(entry)
     for card, told in entries.items():
+        if form_check((e.id, e.box, e.text) for e in told) == checks.get(card):
+            continue
         if card in cards:
-            reader = _Reader(cards[card], reviews, by)
+            reader = _Reader(cards[card], reviews, where, by)
             decisions += reader.read(told)
             problems += reader.problems
-        elif told[0].box or not cards:
-            problems.append(Problem(f"{PLACE}:{told[0].line}", f"unknown card '{card}'", near(card, list(cards))))
+        elif told[0].box:
+            problems.append(Problem(f"{where}:{told[0].line}", f"unknown card '{card}'", near(card, list(cards))))
     return decisions, problems
 
 
@@ -95,6 +102,7 @@ class _Reader:
 
     shown: Shown
     reviews: Reviews
+    where: str
     by: str
     problems: list[Problem] = field(default_factory=list)
 
@@ -115,7 +123,7 @@ class _Reader:
             self._say(entry, f"'{short(entry.box)}' in the box of a story", "Wanted x, or - and a reason.")
         elif not found:
             self._say(entry, "a story without text", "To ban it write `[- REASON]` and leave its text.")
-        elif found not in (text, *story.before, self.shown.packed.get(entry.id)):
+        elif found != text:
             if not self._decided(found, slot):
                 yield self._decision(EDIT, found, slot, replaces=text)
         elif entry.box and state not in (APPROVE, PIN, EDIT):
@@ -168,4 +176,4 @@ class _Reader:
         return Decision(self.shown.card.id, kind, text, slot, effect, replaces, reason, self.by)
 
     def _say(self, entry: Entry, what: str, wanted: str) -> None:
-        self.problems.append(Problem(f"{PLACE}:{entry.line}", what, wanted))
+        self.problems.append(Problem(f"{self.where}:{entry.line}", what, wanted))

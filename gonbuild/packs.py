@@ -1,6 +1,5 @@
 """Owns the formats of the lock and of the packs, and nothing else: bytes in, records out, and back."""
 
-import contextlib
 import html
 import json
 import math
@@ -16,6 +15,8 @@ from gonbuild.sources import clean, fault
 
 LOCK = "build/stories.lock.jsonl"
 PACKS = "build/packs"
+FORM = f"{PACKS}/stories.md"
+"""The pack for reading, which is the review form too."""
 SCHEMA = 1
 NAMES = ("stories.json", "stories.md")
 JSON_HEAD = f'{{\n  "schema": {SCHEMA},\n  "deck": '.encode()
@@ -185,14 +186,6 @@ def _json_pack(title: str, cards: Iterable[Card], stories: Mapping[str, Sequence
     return (json.dumps(pack, ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def story_texts(data: bytes) -> dict[str, str]:
-    """Returns story id -> text of a JSON pack; nothing where it is none."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        cards = json.loads(data)["cards"].values()
-        return {str(story["id"]): str(story["text"]) for card in cards for story in card["stories"]}
-    return {}
-
-
 @dataclass(frozen=True)
 class Entry:
     """One line of stories.md that holds a story, as it stands there."""
@@ -206,6 +199,7 @@ class Entry:
     text: str
 
 
+_CHECK = re.compile(r"^<!-- ([a-z0-9][a-z0-9-]{0,63}) ([0-9a-f]{8})\b", re.M)
 _ENTRY = re.compile(r"^[-*] +\[([^\]\n]*)\] *`([a-z0-9][a-z0-9-]{0,63}\.c?[0-9]{1,10})` *(.*)$")
 
 
@@ -216,3 +210,13 @@ def form_entries(text: str) -> list[Entry]:
         for n, line in enumerate(text.splitlines(), 1)
         if (m := _ENTRY.match(line))
     ]
+
+
+def form_check(entries: Iterable[tuple[str, str, str]]) -> str:
+    """Returns what a card's block of stories.md holds of its entries (id, box, text), so that an edit is seen."""
+    return digest([[id_, box.strip(), text] for id_, box, text in entries])[:8]
+
+
+def form_checks(text: str) -> dict[str, str]:
+    """Reads what each block of stories.md holds of its entries, by card id."""
+    return {m[1]: m[2] for m in _CHECK.finditer(text)}

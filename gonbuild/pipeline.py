@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 REPORT = "build/report"
 CANDIDATES = f"{REPORT}/candidates.jsonl"
 MOST_CANDIDATES = 1024
-FORM = f"{packs.PACKS}/stories.md"
-FORM_CURE = f"`gonbuild review --from {FORM}` takes it down, `git checkout {FORM}` drops it."
+FORM_CURE = f"`gonbuild review --from {packs.FORM}` takes it down, `git checkout {packs.FORM}` drops it."
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,8 @@ class Project:
             ws = self.workspace()  # another build may have ended while this one waited
             plan = _plan(ws, refresh)
             if plan.pending:
-                raise InputError(
-                    Problem(FORM, f"holds what a build would overwrite: {line}", FORM_CURE) for line in plan.pending
-                )
+                what = "holds what a build would overwrite"
+                raise InputError([Problem(packs.FORM, f"{what}: {line}", FORM_CURE) for line in plan.pending])
             announce(plan)
             return _run(ws, plan, progress)
 

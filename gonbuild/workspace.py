@@ -357,14 +357,16 @@ class Workspace:
         """Decisions in stories.md that the reviews have not, and what of it cannot be understood."""
         if self._written is not None and self._found.get("stories.md") == self._written.get("stories.md"):
             return [], []
-        packed = packs.story_texts(self.pack_bytes.get("stories.json", b""))
+        return self.decisions_in(self.pack_bytes.get("stories.md", b"").decode("utf-8", "replace"), packs.FORM)
+
+    def decisions_in(self, form: str, where: str, by: str = "") -> tuple[list[Decision], list[Problem]]:
+        """Returns the decisions in a filled-in stories.md that the reviews have not, and what cannot be understood."""
         cards = {}
         for card in self.scan.cards:
             line = self.lock.lines.get(card.id)
             others = {f"{card.id}.c{o.candidate}": o.text for o in (line.others if line else ())}
-            cards[card.id] = Shown(card, {s.id: s for s in self.stories(card.id)}, others, packed)
-        text = self.pack_bytes.get("stories.md", b"").decode("utf-8", "replace")
-        return form_decisions(text, cards, self.reviews)
+            cards[card.id] = Shown(card, {s.id: s for s in self.stories(card.id)}, others)
+        return form_decisions(form, cards, self.reviews, where, by)
 
     @cached_property
     def changed_packs(self) -> dict[str, str]:

@@ -162,7 +162,15 @@ def block(card: str, *stories: str, **more: object) -> dict:
         {"id": f"{card}.{n}", "text": text, "box": " ", "note": "score 1.2, novelty 30", "changes": []}
         for n, text in enumerate(stories, 1)
     ]
-    return {"id": card, "name": "Trồng Rừng", "effect": "+2 điểm cho Rừng", "stories": told, "others": [], **more}
+    return {
+        "id": card,
+        "name": "Trồng Rừng",
+        "effect": "+2 điểm cho Rừng",
+        "stories": told,
+        "others": [],
+        "check": "0" * 8,
+        **more,
+    }
 
 
 def pack(*cards: dict) -> str:
@@ -178,13 +186,13 @@ def test_pack_reads_like_this():
     assert text[text.index("\n\n#") :] == (
         "\n\n# Truyện cho bộ thẻ GON\n\n## Bảo Vệ\n\n"
         "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `a`\n\n- [ ] `a.1` Một.\n- [ ] `a.2` Hai!\n\n"
-        "<!-- a.1: score 1.2, novelty 30; a.2: score 1.2, novelty 30 -->\n\n"
-        "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `b`\n\n_Chưa có truyện._\n\n"
+        "<!-- a 00000000; a.1: score 1.2, novelty 30; a.2: score 1.2, novelty 30 -->\n\n"
+        "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `b`\n\n_Chưa có truyện._\n\n<!-- b 00000000 -->\n\n"
         "### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `c`\n\n- [x] `c.1` Nhà xanh.\n"
-        "  - Trước: Nhà ~~đỏ.~~ **xanh.**\n\n<!-- c.1: score 1.2, novelty 30 -->\n\n"
+        "  - Trước: Nhà ~~đỏ.~~ **xanh.**\n\n<!-- c 00000000; c.1: score 1.2, novelty 30 -->\n\n"
         "<details><summary>Ứng viên khác (1)</summary>\n\n- [ ] `c.c7` Khác.\n\n</details>\n\n"
         "## Thiên Tai\n\n### Trồng Rừng\n\nHiệu ứng: +2 điểm cho Rừng · `z`\n\n- [ ] `z.1` Cuối.\n\n"
-        "<!-- z.1: score 1.2, novelty 30 -->\n"
+        "<!-- z 00000000; z.1: score 1.2, novelty 30 -->\n"
     )
 
 
