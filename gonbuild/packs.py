@@ -82,7 +82,7 @@ def read_lock(data: bytes) -> Lock:
                 settings[row["settings"]] = row["values"]
                 sound = row["settings"] == digest(row["values"])
             else:
-                whole = row.pop("digest") == digest(row)
+                whole = _digest_of(raw, row.pop("digest"))
                 line = _line(row)
                 sound = _sound(line)
                 if sound and not whole:
@@ -100,6 +100,11 @@ def read_lock(data: bytes) -> Lock:
     return Lock(lines, settings)
 
 
+def _digest_of(raw: bytes, told: str) -> bool:
+    """Tells whether a line is as it was written: its digest is that of the line without it."""
+    return digest(raw.replace(f'"digest":"{told}",'.encode(), b"", 1)) == told
+
+
 def _line(row: dict[str, Any]) -> Line:
     stories = tuple(Story(**{**s, "before": tuple(s.get("before", ()))}) for s in row.pop("stories"))
     others = tuple(Other(**o) for o in row.pop("others", ()))
@@ -110,15 +115,18 @@ def _sound(line: Line) -> bool:
     """Tells whether a line's values have the form a build gives them: a lock may come from a stranger."""
     stories = line.stories
     texts = [s.text for s in stories] + [t for s in stories for t in s.before] + [o.text for o in line.others]
+    joined = " ".join(texts)
     numbers = [line.rounds, *(o.candidate for o in line.others), *(s.candidate or 0 for s in stories)]
     return (
         _CARD.fullmatch(line.card) is not None
         and _SHA256.fullmatch(line.adapter) is not None
-        and all(re.fullmatch(rf"{line.card}\.[1-9][0-9]?", s.id) for s in stories)
+        and all(s.id == f"{line.card}.{s.slot}" and 0 < s.slot < 100 for s in stories)
         and all(a.slot < b.slot for a, b in pairwise(stories))
         and all(type(n) is int and 0 <= n < 1 << 31 for n in numbers)
         and all(n is None or _is_figure(n) for s in stories for n in (s.score, s.novelty))
-        and all(isinstance(t, str) and t == clean(t) and not fault(t) for t in texts)
+        and all(texts)
+        and joined == clean(joined)
+        and not fault(joined)
         and isinstance(line.inputs, dict)
         and _SHA256.fullmatch(line.inputs["settings"]) is not None
         and isinstance(line.signature, str)
