@@ -12,7 +12,7 @@ READY := $(VENV)/ready-$(DEPENDENCIES)
 READY_TEST := $(VENV)/ready-test-$(DEPENDENCIES)
 
 .DEFAULT_GOAL := stories
-.PHONY: stories plan check why train eval try schema doctor test lint format check-all bench clean help
+.PHONY: stories plan check release why review report train eval try schema doctor test lint format check-all bench clean help
 
 stories: $(READY) ## bring the packs up to date (ARGS="--refresh all" asks for new stories)
 	@$(RUN) stories $(ARGS)
@@ -22,6 +22,15 @@ plan: $(READY) ## say what `make stories` would do, and why
 
 check: $(READY) ## exit 1 if the packs are stale; needs no model
 	@$(RUN) check $(ARGS)
+
+release: $(READY) ## say what a release still wants: approvals, stale pins, the game's text box
+	@$(RUN) check --release $(ARGS)
+
+review: $(READY) ## decide which stories ship, key by key (ARGS=--web: in a browser)
+	@$(RUN) review $(ARGS)
+
+report: $(READY) ## write build/report/index.html: what was built and why, figures, reviews
+	@$(RUN) report $(ARGS)
 
 why: $(READY) ## tell a card's story: make why CARD=bao-ve-001
 	@$(RUN) why $(CARD) $(ARGS)
