@@ -58,7 +58,11 @@ def overview(ws: Workspace, plan: Plan | None = None) -> Values:
         "distributions": distributions(ws, [s for told in seen.values() for s in told]),
         "reviews": review_values(ws.reviews, ws.scan.cards),
         "closest": closest(cards),
-        "types": [name for name in TYPES if any(card["type"] == name for card in cards)],
+        "types": [
+            {"name": name, "kind": kind}
+            for kind, name in enumerate(TYPES)
+            if any(card["kind"] == kind for card in cards)
+        ],
         "cards": cards,
     }
 
@@ -94,11 +98,10 @@ def training(ws: Workspace) -> Values | None:
         try:
             told = json.loads((folder / KEPT).read_bytes()) if folder else {}
             losses = [(float(step), float(loss)) for step, loss in told["losses"]]
-            values = {"key": key, "losses": losses, "tokens": int(told["tokens"])}
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if losses:
-            return values
+            return {"key": key, "losses": losses}
     return None
 
 
@@ -217,7 +220,7 @@ def _card(ws: Workspace, card: Card, seen: Sequence[Seen], sources: Mapping[str,
     return {
         "id": card.id,
         "name": card.name,
-        "type": card.type,
+        "kind": TYPES.index(card.type),
         "effect": card.effect,
         "wanted": card.stories or ws.settings.selection.stories,
         "short": line.short if line else "",
