@@ -21,16 +21,19 @@ def histogram(label: str, kept: Sequence[float], dropped: Sequence[float], limit
     values = [*kept, *dropped]
     if not values:
         return ""
-    low, high = min(*values, *limits), max(*values, *limits)
-    width = bin_width(high - low)
-    low = math.floor(low / width + 1e-9) * width
-    bins = math.floor((high - low) / width + 1e-9) + 1
-    below, above = (Counter(math.floor((v - low) / width + 1e-9) for v in told) for told in (kept, dropped))
+    width = bin_width(max([*values, *limits]) - min([*values, *limits]))
+
+    def bin_of(value: float) -> int:
+        return math.floor(value / width + 1e-6)  # what lies on an edge is rounded, and belongs to the right
+
+    first, last = bin_of(min([*values, *limits])), bin_of(max([*values, *limits]))
+    across = (first * width, (last + 1) * width)
+    below, above = (Counter(map(bin_of, told)) for told in (kept, dropped))
     scale = ticks(0.0, float(max((below + above).values())))
-    step = (_RIGHT - _LEFT) / bins
-    parts = _frame(scale, (low, low + bins * width), label)
-    for n in range(bins):
-        x, base = _LEFT + n * step, 0.0
+    step = (_RIGHT - _LEFT) / (last + 1 - first)
+    parts = _frame(scale, across, label)
+    for n in range(first, last + 1):
+        x, base = _LEFT + (n - first) * step, 0.0
         for kind, count in (("kept", below[n]), ("dropped", above[n])):
             top, bottom = (_y(base + count, scale), _y(base, scale))
             if count:
@@ -38,7 +41,7 @@ def histogram(label: str, kept: Sequence[float], dropped: Sequence[float], limit
             base += count
     parts += [
         f'<line class="limit" x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{_BOTTOM}"/>'
-        for x in (_x(limit, (low, low + bins * width)) for limit in limits)
+        for x in (_x(limit, across) for limit in limits)
     ]
     return _svg(f"{label}: {len(kept)} kept, {len(dropped)} dropped, from {min(values):g} to {max(values):g}", parts)
 
@@ -60,8 +63,10 @@ def loss_curve(points: Sequence[Point]) -> str:
 
 
 def bin_width(span: float) -> float:
-    """Returns the smallest of 1, 2 and 5 times a power of ten that makes at most MOST_BINS bins of a span."""
-    rough = max(span, 1e-9) / (MOST_BINS - 1)
+    """Returns the smallest 1, 2 or 5 times a power of ten that makes at most MOST_BINS bins of a span; 1 for none."""
+    if span < 1e-9:
+        return 1.0
+    rough = span / (MOST_BINS - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
