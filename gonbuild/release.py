@@ -78,7 +78,7 @@ def release_problems(release: Release) -> list[Problem]:
 
 
 def release_notes(release: Release, ctx: Context) -> list[str]:
-    """Says which texts that people pinned or worded pass a filter no candidate would pass: they ship all the same."""
+    """Says which texts that people pinned or worded break a filter: they ship all the same."""
     notes, own = [], StoryIndex()
     limit = release.settings.filters.max_diversity_bleu
     for card, story in release.told:

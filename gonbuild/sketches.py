@@ -77,9 +77,18 @@ def _frame(scale: Sequence[float], across: tuple[float, float], label: str) -> l
         y = _y(tick, scale)
         parts += [f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_RIGHT}" y2="{y:.1f}"/>']
         parts += [_text(_LEFT - 6, y + 4, f"{tick:g}", "end")]
-    inside = [t for t in ticks(*across) if across[0] - 1e-9 <= t <= across[1] + 1e-9]
-    parts += [_text(_x(tick, across), _BOTTOM + 17, f"{tick:g}", "middle") for tick in inside]
+    parts += [_text(_x(tick, across), _BOTTOM + 17, f"{tick:g}", "middle") for tick in _inside(*across)]
     return [*parts, _text((_LEFT + _RIGHT) / 2, _BOTTOM + 36, label, "middle")]
+
+
+def _inside(low: float, high: float) -> list[float]:
+    """Returns round numbers between two others, three of them or more."""
+    first, second, *_ = ticks(low, high)
+    for step in (second - first, (second - first) / 2):
+        found = [round(n * step, 10) for n in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+        if len(found) > 2:
+            break
+    return found
 
 
 def _x(value: float, across: tuple[float, float]) -> float:
