@@ -89,6 +89,10 @@ class BleuIndex:
         best = self._best(text, float(self._scores(text).max()))
         return max(best, key=lambda pair: (pair[0], -pair[1]))
 
+    def over(self, text: str, limit: float) -> list[tuple[float, int]]:
+        """Returns every score above a limit with its index, in index order."""
+        return [(score, index) for score, index in self._best(text, limit) if score > limit]
+
     def _best(self, text: str, limit: float) -> Iterator[tuple[float, int]]:
         close = np.flatnonzero(self._scores(text) >= limit - _SLACK)
         return ((self._score(text, int(i)), int(i)) for i in close)

@@ -55,6 +55,12 @@ class StoryIndex:
         # A text against itself is 100 and some 1e-14 over, which a limit of 100 must let pass.
         return min(score, 100.0), self.texts[index] if index >= 0 else ""
 
+    def over(self, story: str, effect: str, limit: float) -> list[tuple[float, int]]:
+        """Returns the BLEU (0-100) and the index of every story that is nearer than a limit, in the order added."""
+        found = self._index.over(without_effect(story, effect), limit)
+        capped = [(min(score, 100.0), index) for score, index in found]
+        return [(score, index) for score, index in capped if score > limit]
+
     def nearest_whole(self, story: str, effect: str) -> float:
         """Returns the highest BLEU (0-100) to a whole story, its effect's words counted in.
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, select_autoescape
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -16,7 +16,7 @@ from gonbuild.errors import InputError, Problem
 from gonbuild.records import END, Card, Prompt, digest
 from gonbuild.sources import decode, read_bytes
 
-SYSTEM, CARD, CHAT, PACK = "system.txt", "card.txt", "chat.jinja", "pack.md.jinja"
+SYSTEM, CARD, CHAT, PACK, REPORT = "system.txt", "card.txt", "chat.jinja", "pack.md.jinja", "report.html.jinja"
 TEMPLATE_BYTES = 1 << 20
 PROMPT_CHARACTERS, TEXT_CHARACTERS = 100_000, 100_000_000
 
@@ -92,9 +92,14 @@ class Templates:
     def render(self, name: str, **values: Any) -> str:
         """Renders a template such as `pack.md.jinja`; the text ends with one line feed.
 
+        In `*.html.jinja` every value is escaped for HTML, but for Markup.
+
         Raises:
-            InputError: the template fails, with its line.
+            InputError: the template fails, with its line, or the project has no such template.
         """
+        if name not in self.compiled:
+            cure = "Copy it from gonbuild's own templates/: projects that began before it was there lack it."
+            raise InputError(Problem(f"templates/{name}", "no such template", cure))
         return self._text(name, TEXT_CHARACTERS, **values).rstrip("\n") + "\n"
 
     @cached_property
@@ -133,17 +138,20 @@ _CHAT_CURE = "Wanted each message's content as it is, and add_generation_prompt 
 def load_templates(root: Path) -> Templates:
     """Reads and compiles every template of `root/templates`, and tries the chat form.
 
+    A project without a template for the report has no report; it lacks nothing else.
+
     Raises:
         InputError: a file is missing or no text, a syntax error with its line, or a chat template without use.
     """
-    environment = _Sandbox(undefined=StrictUndefined, autoescape=False)
+    environment = _Sandbox(undefined=StrictUndefined, autoescape=select_autoescape(("html.jinja",), default=False))
     environment.filters["md"] = md
     for name in ("random", "center", "format", "indent"):  # another text each time, or a text without end
         del environment.filters[name]
     for name in ("lipsum", "cycler", "joiner"):
         del environment.globals[name]
     sources, compiled, problems = {}, {}, []
-    for name in (SYSTEM, CARD, CHAT, PACK):
+    optional = (REPORT,) if (root / "templates" / REPORT).exists() else ()
+    for name in (SYSTEM, CARD, CHAT, PACK, *optional):
         where = f"templates/{name}"
         data, problem = read_bytes(root / where, root, TEMPLATE_BYTES)
         text, unread = ("", problem) if problem else decode(data, where, TEMPLATE_BYTES)

@@ -187,6 +187,21 @@ class PackSettings(Stage):
     """`deck` of stories.json and the heading of stories.md"""
 
 
+class ReleaseSettings(Stage):
+    """What `check --release` holds the packs against: part of no key."""
+
+    approved: Annotated[int, Field(ge=0)] | None = None
+    """stories per card that people must have approved, pinned or edited; unless set, all that ship"""
+    max_characters: Positive = 200
+    """characters of a story at most, as a reader counts them (code points of NFC)"""
+    opening_words: Positive = 4
+    """words that make a story's opening"""
+    max_openings: Annotated[int, Field(ge=0)] = 3
+    """stories of the pack with one and the same opening at most; 0 for any number"""
+    font: str = ""
+    """the game's font, a TTF or OTF in the project; every character needs a glyph in it; empty for none"""
+
+
 class MachineSettings(Stage):
     """What changes time but no result: part of no key."""
 
@@ -243,6 +258,7 @@ class Settings(Stage):
     filters: FilterSettings = FilterSettings()
     selection: SelectionSettings = SelectionSettings()
     packs: PackSettings = PackSettings()
+    release: ReleaseSettings = ReleaseSettings()
     machine: MachineSettings = MachineSettings()
     cache: CacheSettings = CacheSettings()
 

@@ -273,6 +273,7 @@ SETTINGS_AND_KEYS = {
         "dataset.examples",
         "dataset.seed",
         "selection.rounds",
+        "release.*",
         "machine.*",
         "cache.*",
     ),
