@@ -65,9 +65,13 @@ WORKERS = (
 )
 RAY = "draw candidates on this Ray cluster, `auto` for the one that this host belongs to"
 EXPORT = """\
-write the adapter, alone or merged, its base, or the training stories, for other tools
+write the adapter, alone or merged, its base, the training stories or what marks teach, for other tools
 A merged adapter and a base are whole models in full precision, with tokenizer and chat template. They are made in the
 CPU's memory, in `model.dtype`: 14.8 GiB for Mistral-7B."""
+
+EXPORTED = """\
+adapter: a PEFT folder; base: the model that it adapts; chat: the decks' stories as JSON Lines;
+preferences: a folder with reviewers' marks as pairs, dpo.jsonl, and one by one, kto.jsonl, as trl reads them"""
 
 
 def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "Project"] | None = None) -> int:
@@ -158,8 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     import_.add_argument("file", help='JSON Lines: {"messages": [{"role", "content"}, ...]} each')
     import_.add_argument("--force", action="store_true", help="overwrite cards/examples/NAME.jsonl")
     export = command("export", _export, EXPORT)
-    what = "adapter: a PEFT folder; base: the model that it adapts; chat: the decks' stories as JSON Lines"
-    export.add_argument("what", choices=["adapter", "base", "chat"], help=what)
+    export.add_argument("what", choices=["adapter", "base", "chat", "preferences"], help=EXPORTED)
     export.add_argument("to", metavar="PATH", help="folder or file to write; it must not exist yet")
     export.add_argument("--merged", action="store_true", help="adapter: a whole model with the adapter in its weights")
     schema = command("schema", _schema, "print a JSON Schema for editors, or the settings table")
@@ -295,6 +298,9 @@ def _export(args: argparse.Namespace) -> int:
             raise InputError(Problem(args.to, "is there already", "Name a path that is free."))
         ws = project.workspace()
         write_aside(target, chat_jsonl(ws.library.cards, ws.templates.system).encode())
+    elif args.what == "preferences":
+        told = project.export_preferences(target)
+        print(f"{_count(len(told.pairs), 'pair')}, {_count(len(told.rows), 'marked story', 'marked stories')}")
     else:
         with Bars() as progress:
             project.export(args.what, target, merged=args.merged, progress=progress)

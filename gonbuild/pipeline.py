@@ -19,8 +19,8 @@ from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
 from gonbuild.plan import GENERATE, KEEP, RELOCK, SELECT, Plan, Situation, make_plan
 from gonbuild.plan import diff as diff_in_words
-from gonbuild.ranks import process
-from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
+from gonbuild.ranks import process, processes
+from gonbuild.records import Card, Judged, Preferences, Progress, Request, Story, digest, quiet
 from gonbuild.remote import Remote
 from gonbuild.report import card_history, dropped_jsonl
 from gonbuild.settings import Settings, load_settings
@@ -121,6 +121,9 @@ class Project:
         from gonbuild.curves import drawn_live, keep_curve
         from gonbuild.making import adapter_folder
 
+        if processes() > 1 and self.settings.adapter.method != "sft":
+            what = f"{processes()} processes were started, and learning from marks takes one"
+            raise InputError(Problem("", what, "Run `gonbuild train` without the launcher."))
         if process():
             ws = self.workspace()
             self.models.help(ws.rows, self.store.root / "training" / ws.adapter_key)
@@ -166,6 +169,29 @@ class Project:
                 ws = self.workspace()
                 chat = ws.read("templates/chat.jinja").decode()
                 self.models.write_model(folder, aside, ws.templates, chat)
+
+    def export_preferences(self, target: Path) -> Preferences:
+        """Writes what reviewers' marks teach into a folder, whole or not at all: dpo.jsonl and kto.jsonl for trl.
+
+        A file that would be empty is not written. Returns what was written.
+
+        Raises:
+            InputError: the target is there already, or there are no marks.
+        """
+        from gonbuild.preferences import dpo_jsonl, kto_jsonl
+
+        if target.exists():
+            raise InputError(Problem(str(target), "is there already", "Name a path that is free."))
+        told = self.workspace().preferences
+        if not told.rows:
+            wanted = "Ban stories, and approve or pin others: `gonbuild review`."
+            raise InputError(Problem("", "no story of these cards bears a reviewer's mark", wanted))
+        files = {"dpo.jsonl": dpo_jsonl(told.pairs), "kto.jsonl": kto_jsonl(told.rows)}
+        with folder_aside(target) as aside:
+            for name, text in files.items():
+                if text:
+                    (aside / name).write_text(text, encoding="utf-8")
+        return told
 
     def evaluate(self, progress: Progress = quiet) -> dict[str, Any]:
         """Measures base and adapter side by side, and today's stories; writes eval.* into build/report.

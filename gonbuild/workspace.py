@@ -13,7 +13,7 @@ from gonbuild import packs
 from gonbuild.drawing import Draw, draw_here
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
-from gonbuild.records import Card, Deck, Row, Story, digest
+from gonbuild.records import Card, Deck, Preferences, Row, Story, digest
 from gonbuild.remote import Remote
 from gonbuild.settings import Settings
 from gonbuild.store import Store
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gonbuild.cards import Library
     from gonbuild.dataset import Split
     from gonbuild.filters import StoryIndex
+    from gonbuild.preferences import Marks
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
@@ -85,6 +86,19 @@ class Workspace:
             self.settings.dataset,
             lambda story, card: not tell(story, read_effect(card.effect)) and self.split.may_train(story),
         )
+
+    @cached_property
+    def marks(self) -> "tuple[Marks, Marks]":
+        """Texts that reviewers like (pinned, edited or approved), and those that they banned, card id -> texts each."""
+        return {}, {}
+
+    @cached_property
+    def preferences(self) -> Preferences:
+        """What reviewers' marks on today's cards teach."""
+        from gonbuild.preferences import read_marks
+
+        liked, banned = self.marks
+        return read_marks(self.library.cards, self.templates, liked, banned)
 
     @cached_property
     def training_index(self) -> "StoryIndex":
@@ -161,14 +175,24 @@ class Workspace:
 
     @cached_property
     def adapter_inputs(self) -> dict[str, Any]:
-        """Everything that decides the adapter's weights."""
+        """Everything that decides the adapter's weights; marks do where it learns from them."""
         return {
+            **self._learned,
             "base": self.models.identity(),
             "rows": dict(self.scan.rows),
             "model": self.settings.model.model_dump(include={"dtype", "quantization", "double_quantization"}),
             "adapter": self.settings.adapter.model_dump(mode="json"),
             "step": ADAPTER_STEP,
         }
+
+    @property
+    def _learned(self) -> dict[str, Any]:
+        method = self.settings.adapter.method
+        if method == "sft":
+            return {}
+        from gonbuild.preferences import preference_digests
+
+        return {"preferences": preference_digests(self.preferences, method)}
 
     @cached_property
     def adapter_key(self) -> str:
