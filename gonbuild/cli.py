@@ -67,15 +67,20 @@ REVIEW = """\
 decide which stories ship; without options story by story, key by key
 Decisions are lines of cards/reviews.yaml, which every build honours. A story is named by card and slot, bao-ve-001.2,
 a candidate by card and index as in stories.md, bao-ve-001.c17."""
+RELEASE = "or if something stands against a release: too few approved stories, stale pins, near-duplicates, a text that the game cannot show"
 EVAL = "measure base and adapter side by side; writes eval.md, eval.json and plots to build/report"
 WORKERS = (
     "processes of this host that draw candidates, each on a GPU of its own with `model.device = cuda` (default: 1)"
 )
 RAY = "draw candidates on this Ray cluster, `auto` for the one that this host belongs to"
 EXPORT = """\
-write the adapter, alone or merged, its base, or the training stories, for other tools
+write the adapter, alone or merged, its base, the training stories or what marks teach, for other tools
 A merged adapter and a base are whole models in full precision, with tokenizer and chat template. They are made in the
 CPU's memory, in `model.dtype`: 14.8 GiB for Mistral-7B."""
+
+EXPORTED = """\
+adapter: a PEFT folder; base: the model that it adapts; chat: the decks' stories as JSON Lines;
+preferences: a folder with reviewers' marks as pairs, dpo.jsonl, and one by one, kto.jsonl, as trl reads them"""
 
 
 def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "Project"] | None = None) -> int:
@@ -151,7 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "say what `stories` would do, and why; changes nothing")
     for sub in (stories, plan):
         sub.add_argument("--refresh", nargs="+", metavar="CARD", default=[], help="cards to make anew, or `all`")
-    command("check", _check, "exit 1 if the packs are stale; needs no model and no network")
+    check = command("check", _check, "exit 1 if the packs are stale; needs no model and no network")
+    check.add_argument(
+        "--release", action="store_true", help="or if something stands against releasing them: " + RELEASE
+    )
+    command("report", _report, "write build/report/index.html: what was built and why, figures, reviews")
     why = command("why", _why, "tell a card's story: its inputs, adapter, scores, and what was dropped")
     why.add_argument("card", help="id of a card")
     command("train", _train, "train the adapter, unless the cache holds it")
@@ -167,8 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     import_.add_argument("file", help='JSON Lines: {"messages": [{"role", "content"}, ...]} each')
     import_.add_argument("--force", action="store_true", help="overwrite cards/examples/NAME.jsonl")
     export = command("export", _export, EXPORT)
-    what = "adapter: a PEFT folder; base: the model that it adapts; chat: the decks' stories as JSON Lines"
-    export.add_argument("what", choices=["adapter", "base", "chat"], help=what)
+    export.add_argument("what", choices=["adapter", "base", "chat", "preferences"], help=EXPORTED)
     export.add_argument("to", metavar="PATH", help="folder or file to write; it must not exist yet")
     export.add_argument("--merged", action="store_true", help="adapter: a whole model with the adapter in its weights")
     schema = command("schema", _schema, "print a JSON Schema for editors, or the settings table")
@@ -214,12 +222,30 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    plan = _project(args).plan()
+    project = _project(args)
+    plan = project.plan()
     _print_plan(plan)
     if plan.changes:
         print("The packs are stale. Run `make stories` and commit build/.", file=sys.stderr)
         return EXIT_UNFINISHED
-    return _say_short(plan.short)
+    code = _say_short(plan.short)
+    return (_check_release(project) or code) if args.release else code
+
+
+def _check_release(project: "Project") -> int:
+    problems, notes = project.check_release()
+    _print_lines([f"note: {note}" for note in notes])
+    for problem in problems:
+        print(_visible(f"gonbuild: {problem}"), file=sys.stderr)
+    _print_lines(
+        [f"{_count(len(problems), 'thing')} to mend before a release." if problems else "Ready for a release."]
+    )
+    return EXIT_UNFINISHED if problems else EXIT_DONE
+
+
+def _report(args: argparse.Namespace) -> int:
+    print(f"wrote {_short_path(_project(args).report())}")
+    return EXIT_DONE
 
 
 def _why(args: argparse.Namespace) -> int:
@@ -338,6 +364,9 @@ def _export(args: argparse.Namespace) -> int:
             raise InputError(Problem(args.to, "is there already", "Name a path that is free."))
         ws = project.workspace()
         write_aside(target, chat_jsonl(ws.library.cards, ws.templates.system).encode())
+    elif args.what == "preferences":
+        told = project.export_preferences(target)
+        print(f"{_count(len(told.pairs), 'pair')}, {_count(len(told.rows), 'marked story', 'marked stories')}")
     else:
         with Bars() as progress:
             project.export(args.what, target, merged=args.merged, progress=progress)

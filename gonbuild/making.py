@@ -198,7 +198,10 @@ def adapter_folder(ws: Workspace, key: str = "", progress: Progress = quiet) -> 
         raise MachineError(Problem("", what, "Run the build again: it now uses the current adapter."))
     with ws.store.scratch("training", key) as work:
         folder = ws.store.put(
-            "adapter", key, ws.adapter_inputs, lambda aside: ws.models.train(ws.rows, aside, work, progress)
+            "adapter",
+            key,
+            ws.adapter_inputs,
+            lambda aside: ws.models.train(ws.rows, aside, work, progress, ws.preferences),
         )
     if ws.settings.cache.push:
         ws.remote.push(key, progress)

@@ -159,6 +159,11 @@ def largest_pass(rows: Sequence[tuple[int, int]], shared: int, batch_size: int) 
     return Pass(count, longest - shared * (count - 1), learned)
 
 
+def padded_pass(rows: Sequence[tuple[int, int]], count: int) -> Pass:
+    """Returns a pass of `count` rows, (tokens, learned tokens) each, padded to the longest, as trl reads them."""
+    return Pass(count, count * max(tokens for tokens, _ in rows), count * max(learned for _, learned in rows))
+
+
 def typical_pass(batch_size: int) -> Pass:
     """Returns a pass of rows as the game's are, for whoever has not counted any."""
     tokens, shared, learned = TYPICAL_ROW

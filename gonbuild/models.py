@@ -22,11 +22,13 @@ from gonbuild.memory import (
     largest_pass,
     merged_bytes,
     merging_need,
+    padded_pass,
     training_need,
     typical_pass,
 )
+from gonbuild.preferences import marked_rows, require_marks
 from gonbuild.ranks import processes
-from gonbuild.records import Candidate, Progress, Request, Row, quiet
+from gonbuild.records import NO_PREFERENCES, Candidate, Preferences, Progress, Request, Row, quiet
 from gonbuild.settings import PROFILES, Settings, parse_settings
 from gonbuild.store import Store
 
@@ -55,20 +57,31 @@ class Models:
         """Returns the names of example cards that no model here is trained on."""
         return frozenset((NANO_FOLDER / "held-out.txt").read_text(encoding="utf-8").split("\n")) - {""}
 
-    def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> None:
+    def train(
+        self,
+        rows: Sequence[Row],
+        folder: Path,
+        work: Path,
+        progress: Progress,
+        preferences: Preferences = NO_PREFERENCES,
+    ) -> None:
         """Trains an adapter on the rows and writes it, with its loss curve, into an empty folder.
 
-        Checkpoints go into `work`, and a training that left some there goes on from the last.
+        It learns from the preferences then where `adapter.method` says so. Checkpoints go into `work`, and a training
+        that left some there goes on from the last.
         """
+        require_marks(preferences, self._settings.adapter.method)
         if processes() > 1:
             self._agree(train=True)
         from gonbuild.dataset import row_counts
 
-        training = self._train(rows, folder, work, progress)
+        training = self._train(rows, folder, work, progress, preferences)
+        learned = self._prefer(preferences, folder, progress)
         from gonbuild.machine import describe_hardware  # loaded by now
 
         made = {
             **asdict(training),
+            **learned,
             "data": row_counts(rows),
             "seed": self._settings.adapter.seed,
             "hardware": describe_hardware(self._settings.model.device),
@@ -92,13 +105,20 @@ class Models:
         self._agreed = True
         return agree(self._settings.model.device, self._settings.machine.lock_timeout_s + 1800, train=train)
 
-    def _train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> Any:
+    def _train(
+        self,
+        rows: Sequence[Row],
+        folder: Path,
+        work: Path,
+        progress: Progress,
+        preferences: Preferences = NO_PREFERENCES,
+    ) -> Any:
         progress(LOADING, 0, 1)
         from gonbuild.trainer import Journal
         from gonbuild.training import train_adapter
 
         if not self._loaded:
-            self._check_training(rows)
+            self._check_training(rows, preferences)
         base, machine = self._base, self._settings.machine
         self._drawn_with = None  # training takes an adapter off
         progress(LOADING, 1, 1)
@@ -106,6 +126,14 @@ class Models:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self._root / "build" / "report" / "tensorboard"))
         journal = Journal(work, machine.checkpoint_updates, machine.report_to)
         return train_adapter(base, rows, self._settings.adapter, folder, progress, journal)
+
+    def _prefer(self, preferences: Preferences, folder: Path, progress: Progress) -> dict[str, Any]:
+        """Lets the adapter of a folder learn from marks, if it shall; returns what training.json tells of it."""
+        if self._settings.adapter.method == "sft":
+            return {}
+        from gonbuild.preferring import prefer
+
+        return {"preferences": asdict(prefer(self._base, preferences, self._settings.adapter, folder, progress))}
 
     def generate(
         self, folder: Path | None, requests: Sequence[Request], progress: Progress
@@ -188,7 +216,7 @@ class Models:
     def _loaded(self) -> bool:
         return "_base" in vars(self)
 
-    def _check_training(self, rows: Sequence[Row]) -> None:
+    def _check_training(self, rows: Sequence[Row], preferences: Preferences) -> None:
         """Looks at the rows' lengths and at the memory before any weight is loaded."""
         from gonbuild.model import folder_of, load_reader, shape_of
         from gonbuild.packing import shared_tokens
@@ -197,9 +225,13 @@ class Models:
         files = self._files
         folder, shape, read = folder_of(files), shape_of(files), None
         if folder is not None:
-            encoded = encode_rows(load_reader(files, folder), rows, self._settings.adapter)
-            lengths = [(len(ids), len(ids) - start) for ids, start in encoded]
-            read = largest_pass(lengths, shared_tokens(encoded), _rows_at_once(self._settings))
+            reader, adapter = load_reader(files, folder), self._settings.adapter
+            encoded = encode_rows(reader, rows, adapter)
+            read = largest_pass(_lengths(encoded), shared_tokens(encoded), _rows_at_once(self._settings))
+            if adapter.method != "sft":
+                marked = _lengths(encode_rows(reader, marked_rows(preferences), adapter))
+                count = adapter.batch_size * (2 if adapter.method == "dpo" else 1)
+                read = max(read, padded_pass(marked, count), key=lambda p: p.tokens)
         self._require(_training_need(shape, self._settings, read) if shape else None)
 
     def _require(self, need: Need | None) -> None:
@@ -223,6 +255,11 @@ class Models:
             most = max(needs, key=lambda need: need.gib, default=None)
             profiles[name] = missing_for(s.model, files, need=most), [str(need) for need in needs]
         return describe_machine(), profiles
+
+
+def _lengths(encoded: Sequence[tuple[list[int], int]]) -> list[tuple[int, int]]:
+    """Returns each row's tokens, and how many of them are learned."""
+    return [(len(ids), len(ids) - start) for ids, start in encoded]
 
 
 def _training_need(shape: Shape, settings: Settings, read: Pass | None) -> Need:

@@ -15,13 +15,13 @@ from gonbuild.base import locate_base
 from gonbuild.decisions import told
 from gonbuild.disk import folder_aside
 from gonbuild.drawing import Draw, draw_here
-from gonbuild.errors import InputError, Problem, near
+from gonbuild.errors import GonbuildError, InputError, Problem, near
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock
 from gonbuild.plan import GENERATE, KEEP, PLACE, RELOCK, SELECT, Pinned, Plan, Situation, Step, make_plan
 from gonbuild.plan import diff as diff_in_words
-from gonbuild.ranks import process
-from gonbuild.records import Card, Judged, Progress, Request, Story, digest, quiet
+from gonbuild.ranks import process, processes
+from gonbuild.records import Card, Judged, Preferences, Progress, Request, Story, digest, quiet
 from gonbuild.remote import Remote
 from gonbuild.report import candidates_jsonl, card_history
 from gonbuild.reviews import EDIT, Decision, stale_notes
@@ -103,7 +103,39 @@ class Project:
                 what = "holds what a build would overwrite"
                 raise InputError([Problem(packs.FORM, f"{what}: {line}", FORM_CURE) for line in plan.pending])
             announce(plan)
-            return _run(ws, plan, progress)
+            built = _run(ws, plan, progress)
+            try:
+                self._report(ws.after_build(), plan)
+            except GonbuildError as e:  # the packs are written, and whole
+                self.store.warn(f"the packs are written, and there is no report of them: {e}")
+            return built
+
+    def report(self) -> Path:
+        """Writes build/report/index.html, of the project as it stands; returns its path.
+
+        Raises:
+            InputError: as `plan`, or the project has no templates/report.html.jinja.
+            MachineError: the disk is full.
+        """
+        ws = self.workspace()
+        return self._report(ws, _plan(ws, ()))
+
+    def _report(self, ws: Workspace, plan: Plan) -> Path:
+        from gonbuild.overview import overview
+        from gonbuild.page import PAGE, render_report
+
+        write_aside(self.root / PAGE, render_report(ws, overview(ws, plan)))
+        return self.root / PAGE
+
+    def check_release(self) -> tuple[list[Problem], list[str]]:
+        """Returns what stands against a release of the packs, beside their being stale, and notes that do not.
+
+        Raises:
+            InputError: as `plan`.
+        """
+        from gonbuild.release import check_release
+
+        return check_release(self.workspace())
 
     def why(self, card: str) -> list[str]:
         """Tells a card's story in lines: what the next build does with it, what its stories are and came from.
@@ -127,6 +159,9 @@ class Project:
         from gonbuild.curves import drawn_live, keep_curve
         from gonbuild.making import adapter_folder
 
+        if processes() > 1 and self.settings.adapter.method != "sft":
+            what = f"{processes()} processes were started, and learning from marks takes one"
+            raise InputError(Problem("", what, "Run `gonbuild train` without the launcher."))
         if process():
             ws = self.workspace()
             self.models.help(ws.rows, self.store.root / "training" / ws.adapter_key)
@@ -172,6 +207,29 @@ class Project:
                 ws = self.workspace()
                 chat = ws.read("templates/chat.jinja").decode()
                 self.models.write_model(folder, aside, ws.templates, chat)
+
+    def export_preferences(self, target: Path) -> Preferences:
+        """Writes what reviewers' marks teach into a folder, whole or not at all: dpo.jsonl and kto.jsonl for trl.
+
+        A file that would be empty is not written. Returns what was written.
+
+        Raises:
+            InputError: the target is there already, or there are no marks.
+        """
+        from gonbuild.preferences import dpo_jsonl, kto_jsonl
+
+        if target.exists():
+            raise InputError(Problem(str(target), "is there already", "Name a path that is free."))
+        told = self.workspace().preferences
+        if not told.rows:
+            wanted = "Ban stories, and approve or pin others: `gonbuild review`."
+            raise InputError(Problem("", "no story of these cards bears a reviewer's mark", wanted))
+        files = {"dpo.jsonl": dpo_jsonl(told.pairs), "kto.jsonl": kto_jsonl(told.rows)}
+        with folder_aside(target) as aside:
+            for name, text in files.items():
+                if text:
+                    (aside / name).write_text(text, encoding="utf-8")
+        return told
 
     def evaluate(self, progress: Progress = quiet) -> dict[str, Any]:
         """Measures base and adapter side by side, and today's stories; writes eval.* into build/report.

@@ -15,7 +15,8 @@ END = "<|end|>"
 class Progress(Protocol):
     """Told what is being done, units done and units in all while a step runs; `done == total` ends a bar.
 
-    A training tells the mean loss of its last update too, in nats per token.
+    A training tells the mean loss of its last update too: in nats per token, or by the method's formula where it learns
+    from marks.
     """
 
     def __call__(self, what: str, done: int, total: int, loss: float | None = None, /) -> None: ...
@@ -81,6 +82,41 @@ class Row:
     """How a varied copy differs from its story as written, in the kinds of augment; it moves no key."""
     where: str = field(default="", compare=False, repr=False)
     """The card's, for messages alone."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two stories of one card as reviewers see them: of `chosen` a model shall write more, of `rejected` less."""
+
+    card: str
+    prompt: str
+    chosen: str
+    rejected: str
+    where: str = field(default="", compare=False, repr=False)
+    """The card's, for messages alone."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One story that reviewers like or have banned, as a completion of its card's prompt."""
+
+    card: str
+    prompt: str
+    completion: str
+    liked: bool
+    where: str = field(default="", compare=False, repr=False)
+    """The card's, for messages alone."""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What reviewers' marks teach: the same stories as pairs, and each by itself."""
+
+    pairs: tuple[Pair, ...] = ()
+    rows: tuple[Marked, ...] = ()
+
+
+NO_PREFERENCES = Preferences()
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,21 @@ class AdapterSettings(Stage):
     """less memory (5 instead of 18 GiB for Mistral-7B), a fifth more time"""
     seed: Seed = 0
     """order of the rows, dropout, LoRA's start"""
+    method: Literal["sft", "dpo", "kto"] = "sft"
+    """`sft` learns from stories alone; `dpo` goes on with pairs of marked stories, `kto` with each by itself"""
+    preference_epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    """`dpo` and `kto`: passes over the pairs or the marked stories"""
+    preference_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """`dpo` and `kto`: peak, per update"""
+    preference_beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """`dpo` and `kto`: how closely the adapter stays with what `sft` made, per nat; lower goes further from it"""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Any) -> dict[str, Any]:
+        """Leaves out what came later and is off, so that adapters made before it stay what their key says."""
+        values: dict[str, Any] = handler(self)
+        later = () if self.method != "sft" else ("method", *(name for name in values if name.startswith("preference_")))
+        return {name: value for name, value in values.items() if name not in later}
 
 
 class SamplingSettings(Stage):

@@ -122,18 +122,18 @@ def _nats(
 class Watcher(TrainerCallback):  # type: ignore[misc]  # the library has no types here
     """Passes progress on, and stops a training that has gone wrong before a checkpoint of it is written."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, what: str = "training") -> None:
+        self.progress, self.what = progress, what
         self.broken = ""
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        self.progress("training", state.global_step, state.max_steps)
+        self.progress(self.what, state.global_step, state.max_steps)
 
     def on_log(self, _args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         loss, norm = float(logs["loss"]), logs.get("grad_norm", 0.0)
-        self.progress("training", state.global_step, state.max_steps, loss)
+        self.progress(self.what, state.global_step, state.max_steps, loss)
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.broken = f"update {state.global_step} is {loss}, its gradient's norm {norm}"
             control.should_training_stop = True
@@ -143,8 +143,21 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # the library has no type
 
 def trainer_config(base: Base, settings: AdapterSettings, folder: Path, journal: Journal) -> SFTConfig:
     """Says everything that trl would choose by itself, or do beside training."""
+    options = trainer_options(base, settings, folder, journal)
+    return build_config(SFTConfig, {**options, "dataset_kwargs": {"skip_prepare_dataset": True}})
+
+
+def build_config(kind: Any, options: dict[str, Any]) -> Any:
+    """Makes a config of one of trl's kinds, without autocast, which the launcher's own configuration might ask for."""
+    config = kind(**options)
+    config.mixed_precision = "no"
+    return config
+
+
+def trainer_options(base: Base, settings: AdapterSettings, folder: Path, journal: Journal) -> dict[str, Any]:
+    """Returns what each of trl's trainers is told."""
     cpu = base.device.type == "cpu"
-    config = SFTConfig(
+    return dict(
         output_dir=str(journal.folder or folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,  # all devices' together: `Trainer` shares it out
@@ -160,7 +173,6 @@ def trainer_config(base: Base, settings: AdapterSettings, folder: Path, journal:
         seed=settings.seed,
         data_seed=settings.seed,
         max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         use_cpu=cpu,
         bf16=False,  # no autocast: weights and LoRA have the type to compute in
@@ -179,5 +191,3 @@ def trainer_config(base: Base, settings: AdapterSettings, folder: Path, journal:
         disable_tqdm=True,
         push_to_hub=False,
     )
-    config.mixed_precision = "no"  # else that of the launcher's own configuration
-    return config

@@ -75,7 +75,7 @@ def train_adapter(
     encoded = encode_rows(base, rows, settings)
     watcher = Watcher(progress)
     datasets.disable_progress_bars()
-    with nothing_printed(), _repeatable():
+    with nothing_printed(), repeatable():
         set_seed(settings.seed)  # before LoRA's matrices are drawn
         try:
             detach_adapter(base)  # one that candidates were drawn with
@@ -90,7 +90,7 @@ def train_adapter(
             )
             trainer.train(resume_from_checkpoint=_last_checkpoint(journal))
             if not watcher.broken and trainer.is_world_process_zero():
-                _save(trainer.model, base.files.name, folder)
+                save_adapter(trainer.model, base.files.name, folder)
         except torch.OutOfMemoryError as e:
             wanted = "Lower adapter.batch_size and raise adapter.accumulation by as much."
             raise MachineError(Problem("", f"memory ran out while training: {e}", wanted)) from None
@@ -99,7 +99,7 @@ def train_adapter(
                 raise
             raise InputError(Problem("pyproject.toml", f"adapter.targets: {e}")) from None
         finally:
-            _restore(base)
+            restore(base)
     if watcher.broken:
         raise MachineError(_diverged(watcher.broken, journal))
     losses = [(log["step"], float(log["loss"])) for log in trainer.state.log_history if "loss" in log]
@@ -109,7 +109,7 @@ def train_adapter(
 
 
 @contextlib.contextmanager
-def _repeatable() -> Iterator[None]:
+def repeatable() -> Iterator[None]:
     """Keeps a GPU from sums whose order changes from run to run."""
     earlier = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("warn")
@@ -177,7 +177,7 @@ def _adapted(base: Base, settings: AdapterSettings) -> Any:
     return model
 
 
-def _restore(base: Base) -> None:
+def restore(base: Base) -> None:
     """Takes from a base what a training put on it."""
     base.model.__dict__.pop("forward", None)  # ours
     base.model.gradient_checkpointing_disable()
@@ -198,11 +198,11 @@ def lora_config(base: Base, settings: AdapterSettings) -> LoraConfig:
     )
 
 
-def _save(model: Any, name: str, folder: Path) -> None:
+def save_adapter(model: Any, name: str, folder: Path) -> None:
     """Writes weights and config in PEFT's format, without machine paths and with the same bytes each time."""
     model.peft_config["default"].base_model_name_or_path = name
     # False: no look at the hub whether the base there has the same vocabulary.
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, selected_adapters=["default"])
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / CONFIG).read_bytes())
     config["target_modules"] = sorted(config["target_modules"])  # a set in PEFT, written in hash order

@@ -16,7 +16,7 @@ from gonbuild.form import Shown, form_card, form_decisions
 from gonbuild.models import Models
 from gonbuild.packs import Line, Lock, Other
 from gonbuild.placing import fixed_stories, pinned_stories, placed
-from gonbuild.records import Card, Deck, Row, Story, digest
+from gonbuild.records import Card, Deck, Preferences, Row, Story, digest
 from gonbuild.remote import Remote
 from gonbuild.reviews import REVIEWS, REVIEWS_BYTES, Decision, Reviews, check_reviews, parse_reviews
 from gonbuild.settings import Settings
@@ -58,6 +58,13 @@ class Workspace:
         self.draw: Draw = draw_here
         """What draws candidates that the store lacks into it."""
 
+    def after_build(self) -> "Workspace":
+        """Returns a look at what a build wrote, which reads the inputs that were read for it no second time."""
+        ws = Workspace(self.root, self.settings, self.store, self.models, self.remote)
+        inputs = ("library", "templates", "training_index", "split", "scan", "review_bytes", "reviews")
+        vars(ws).update({name: value for name, value in vars(self).items() if name in inputs})
+        return ws
+
     def read(self, name: str) -> bytes:
         """Returns a file's bytes, none where there is no such file."""
         path = self.root / name
@@ -90,6 +97,13 @@ class Workspace:
             self.settings.dataset,
             lambda story, card: not tell(story, read_effect(card.effect)) and self.split.may_train(story),
         )
+
+    @cached_property
+    def preferences(self) -> Preferences:
+        """What reviewers' marks on today's cards teach."""
+        from gonbuild.preferences import read_marks
+
+        return read_marks(self.scan.cards, self.templates, *self.reviews.marks())
 
     @cached_property
     def training_index(self) -> "StoryIndex":
@@ -204,14 +218,24 @@ class Workspace:
 
     @cached_property
     def adapter_inputs(self) -> dict[str, Any]:
-        """Everything that decides the adapter's weights."""
+        """Everything that decides the adapter's weights; marks do where it learns from them."""
         return {
+            **self._learned,
             "base": self.models.identity(),
             "rows": dict(self.scan.rows),
             "model": self.settings.model.model_dump(include={"dtype", "quantization", "double_quantization"}),
             "adapter": self.settings.adapter.model_dump(mode="json"),
             "step": ADAPTER_STEP,
         }
+
+    @property
+    def _learned(self) -> dict[str, Any]:
+        method = self.settings.adapter.method
+        if method == "sft":
+            return {}
+        from gonbuild.preferences import preference_digests
+
+        return {"preferences": preference_digests(self.preferences, method)}
 
     @cached_property
     def adapter_key(self) -> str:

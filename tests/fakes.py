@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gonbuild.pipeline import Project
-from gonbuild.records import Candidate, Progress, Request, Row
+from gonbuild.records import NO_PREFERENCES, Candidate, Preferences, Progress, Request, Row
 from gonbuild.settings import load_settings
 from gonbuild.store import Store
 
@@ -79,7 +79,14 @@ class FakeModels:
     def held_out(self) -> frozenset[str]:
         return self.names
 
-    def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> None:
+    def train(
+        self,
+        rows: Sequence[Row],
+        folder: Path,
+        work: Path,
+        progress: Progress,
+        preferences: Preferences = NO_PREFERENCES,
+    ) -> None:
         self.log.append(f"train {len(rows)}")
         progress("training", 1, 1)
         (folder / "adapter_model.safetensors").write_bytes(hashlib.sha256(repr(rows).encode()).digest())

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import DECK, FakeModels, make_project, open_project
@@ -176,8 +177,8 @@ def test_merged_is_for_the_adapter_alone(run: Run, tmp_path: Path) -> None:
 
 def test_train_tells_its_data_curve_time_and_hardware(run: Run) -> None:
     class Recorded(FakeModels):
-        def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress) -> None:
-            super().train(rows, folder, work, progress)
+        def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress, *marks: Any) -> None:
+            super().train(rows, folder, work, progress, *marks)
             told = {
                 "losses": [[1, 2.5], [2, 1.25]],
                 "seconds": 4.9,
