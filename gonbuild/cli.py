@@ -67,7 +67,10 @@ REVIEW = """\
 decide which stories ship; without options story by story, key by key
 Decisions are lines of cards/reviews.yaml, which every build honours. A story is named by card and slot, bao-ve-001.2,
 a candidate by card and index as in stories.md, bao-ve-001.c17."""
-RELEASE = "or if something stands against a release: too few approved stories, stale pins, near-duplicates, a text that the game cannot show"
+RELEASE = (
+    "or if something stands against a release: too few approved stories, stale pins, near-duplicates, "
+    "a text that the game cannot show"
+)
 EVAL = "measure base and adapter side by side; writes eval.md, eval.json and plots to build/report"
 WORKERS = (
     "processes of this host that draw candidates, each on a GPU of its own with `model.device = cuda` (default: 1)"

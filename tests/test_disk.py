@@ -108,7 +108,7 @@ def test_other_errors_stay_as_they_are(error: Exception) -> None:
 class Fat(FakeModels):
     """Trains an adapter that fits no small disk."""
 
-    def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress) -> None:
+    def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress, *_: object) -> None:
         WRITERS["safetensors"](folder)
 
 
@@ -143,7 +143,7 @@ def test_packs_that_find_no_room_stay_as_they_were(small_disk: Path, tmp_path: P
     (root / "cards/thu.yaml").write_text(DECK.replace("+2 điểm", "+3 điểm"), encoding="utf-8")
     room = os.statvfs(small_disk)
     (small_disk / "filler").write_bytes(b"x" * (room.f_bavail * room.f_bsize))
-    with pytest.raises(MachineError, match=r"game/build/packs/.*: cannot be written: the disk is full"):
+    with pytest.raises(MachineError, match=r"game/build/.*: cannot be written: the disk is full"):
         project.build()
     assert {path: path.read_bytes() for path in (root / "build").rglob("*") if path.is_file()} == before
     (small_disk / "filler").unlink()

@@ -106,7 +106,7 @@ def test_plan_tells_changes_with_their_reasons_and_counts_the_rest(tmp_path: Pat
 
 def test_loss_curve_is_that_of_the_adapter_in_the_cache(tmp_path: Path) -> None:
     class Learning(FakeModels):
-        def train(self, rows, folder, work, progress):
+        def train(self, rows, folder, work, progress, *_):
             super().train(rows, folder, work, progress)
             (folder / "training.json").write_text(json.dumps(TRAINING))
 
@@ -124,7 +124,7 @@ def test_loss_curve_is_that_of_the_adapter_in_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"losses": 3}', '{"losses": []}', '{"losses": [["a", "b"]]}'])
 def test_damaged_curve_is_no_curve(tmp_path: Path, text: str) -> None:
     class Odd(FakeModels):
-        def train(self, rows, folder, work, progress):
+        def train(self, rows, folder, work, progress, *_):
             super().train(rows, folder, work, progress)
             (folder / "training.json").write_text(text)
 

@@ -22,6 +22,7 @@ from gonbuild.preferences import (
 )
 from gonbuild.prompts import load_templates
 from gonbuild.records import NO_PREFERENCES, Card, Marked, Preferences
+from gonbuild.reviews import Decision, Reviews
 from gonbuild.settings import AdapterSettings, Settings
 from gonbuild.store import Store
 from gonbuild.workspace import Workspace
@@ -138,8 +139,12 @@ class Reviewed(Project):
     banned: Marks = OWN_BANNED
 
     def workspace(self) -> Workspace:
+        decisions = [Decision(card, "approve", text) for card, texts in self.liked.items() for text in texts]
+        decisions += [
+            Decision(card, "ban", text, reason="sai") for card, texts in self.banned.items() for text in texts
+        ]
         ws = super().workspace()
-        ws.marks = self.liked, self.banned
+        ws.reviews = Reviews(tuple(decisions))
         return ws
 
 
