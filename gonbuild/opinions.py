@@ -32,13 +32,7 @@ def agreement_values(criterion: str, ratings: Iterable[Decision]) -> dict[str, A
     marks = [mark for told in units.values() for mark in told.values()]
     value = alpha([list(told.values()) for told in units.values()], ordinal)
     pairable = sum(len(told) > 1 for told in units.values())
-    why = (
-        "no ratings"
-        if not marks
-        else "nobody else rated the same stories"
-        if not pairable
-        else "all marks to compare are equal"
-    )
+    why = "all marks to compare are equal" if pairable else "nobody else rated the same stories"
     return {
         "name": criterion,
         "stories": len(units),
@@ -47,5 +41,5 @@ def agreement_values(criterion: str, ratings: Iterable[Decision]) -> dict[str, A
         "marks": [marks.count(n) for n in range(1, 6)],
         "mean": sum(marks) / len(marks) if marks else None,
         "alpha": value,
-        "why": "" if value is not None else why,
+        "why": "" if value is not None else why if marks else "no ratings",
     }
