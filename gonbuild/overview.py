@@ -5,20 +5,20 @@ Nothing in it hangs on the clock or the machine: the same project gives the same
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from gonbuild.agreement import alpha, ordinal
 from gonbuild.curves import KEPT
 from gonbuild.filters import FILTERS
-from gonbuild.language import fold, sentences, words
+from gonbuild.language import words
+from gonbuild.opinions import review_values
 from gonbuild.overlap import beside
 from gonbuild.pipeline import CANDIDATES
 from gonbuild.plan import KEEP, Plan
 from gonbuild.records import TYPES, Card, Story
 from gonbuild.report import Seen, seen_by_card
-from gonbuild.reviews import BAN, CRITERIA, KINDS, RATING, Decision, Reviews, stale_notes
+from gonbuild.reviews import BAN, RATING
 from gonbuild.workspace import Workspace
 
 ORDER = (*(check.__name__ for check in FILTERS), "diversity")
@@ -157,44 +157,6 @@ def distributions(ws: Workspace, seen: Sequence[Seen]) -> list[Values]:
     ]
 
 
-# --- people --------------------------------------------------------------------------------------
-
-
-def review_values(reviews: Reviews, cards: Sequence[Card]) -> Values:
-    """Counts decisions by kind, and says how far the raters agree on each criterion."""
-    counts = Counter(d.kind for d in reviews.decisions)
-    ratings = [d for d in reviews.decisions if d.kind == RATING]
-    return {
-        "counts": [(kind, counts[kind]) for kind in KINDS],
-        "people": len({d.by for d in reviews.decisions if d.by}),
-        "bans": [{"card": d.card, "text": d.text, "reason": d.reason, "by": d.by} for d in reviews.bans],
-        "stale": stale_notes(reviews, cards),
-        "criteria": [agreement_values(name, ratings) for name in CRITERIA],
-    }
-
-
-def agreement_values(criterion: str, ratings: Iterable[Decision]) -> Values:
-    """Returns mean and Krippendorff's alpha (ordinal) of the marks from 1 to 5 for one criterion."""
-    units: dict[tuple[str, str], dict[str, int]] = {}
-    for d in ratings:
-        if criterion in d.scores:
-            units.setdefault((d.card, fold(d.text)), {})[d.by] = d.scores[criterion]
-    marks = [mark for told in units.values() for mark in told.values()]
-    value = alpha([list(told.values()) for told in units.values()], ordinal)
-    pairable = sum(len(told) > 1 for told in units.values())
-    why = "no ratings" if not marks else "nobody else rated the same stories" if not pairable else "all marks are equal"
-    return {
-        "name": criterion,
-        "stories": len(units),
-        "pairable": pairable,
-        "raters": len({by for told in units.values() for by in told}),
-        "marks": [marks.count(n) for n in range(1, 6)],
-        "mean": sum(marks) / len(marks) if marks else None,
-        "alpha": value,
-        "why": "" if value is not None else why,
-    }
-
-
 # --- cards ---------------------------------------------------------------------------------------
 
 
@@ -244,7 +206,6 @@ def _story(ws: Workspace, card: Card, story: Story, sources: Mapping[str, Card])
         "score": story.score,
         "candidate": story.candidate,
         "words": len(words(story.text)),
-        "sentences": len(sentences(story.text)),
         "nearest": _nearest(ws, card, story.text, sources),
     }
 

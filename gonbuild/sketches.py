@@ -10,7 +10,7 @@ from gonbuild.plots import Point, ticks
 WIDTH, HEIGHT = 440, 190
 """Of a picture in its own units; the page scales it."""
 MOST_BINS = 28
-_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 430, 10, 146
+_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 420, 10, 146
 
 
 def histogram(label: str, kept: Sequence[float], dropped: Sequence[float], limits: Sequence[float]) -> str:

@@ -10,7 +10,8 @@ import pytest
 from fakes import DECK, FakeModels, make_project, open_project
 
 from gonbuild.errors import InputError
-from gonbuild.overview import agreement_values, overview, review_values
+from gonbuild.opinions import agreement_values, review_values
+from gonbuild.overview import overview
 from gonbuild.page import render_report
 from gonbuild.pipeline import Project
 from gonbuild.records import Card
@@ -155,7 +156,7 @@ def test_agreement_is_told_for_each_criterion() -> None:
     [
         ([], "no ratings"),
         ([rating("A.", "a", sense=3), rating("B.", "b", sense=4)], "nobody else rated the same stories"),
-        ([rating("A.", "a", sense=3), rating("a.", "b", sense=3)], "all marks are equal"),
+        ([rating("A.", "a", sense=3), rating("a.", "b", sense=3)], "all marks to compare are equal"),
     ],
 )
 def test_agreement_that_is_undefined_says_why(ratings: list[Decision], why: str) -> None:

@@ -267,6 +267,11 @@ def test_font_that_cannot_be_read_is_a_problem(tmp_path: Path, name: str, data: 
     assert str(problem).startswith(said)
 
 
+def test_folder_is_no_font(tmp_path: Path) -> None:
+    (tmp_path / "fonts").mkdir()
+    assert font_characters(tmp_path, "fonts") == (frozenset(), Problem("fonts", "is no file"))
+
+
 def test_font_without_characters_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "game.ttf").write_bytes(font_bytes(""))
     assert font_characters(tmp_path, "game.ttf")[1] == Problem(
