@@ -125,7 +125,7 @@ class Project:
 
     def _report(self, ws: Workspace, plan: Plan) -> Path:
         from gonbuild.overview import overview
-        from gonbuild.page import PAGE, render_report
+        from gonbuild.report_page import PAGE, render_report
 
         write_aside(self.root / PAGE, render_report(ws, overview(ws, plan)))
         return self.root / PAGE

@@ -12,9 +12,9 @@ from fakes import DECK, FakeModels, make_project, open_project
 from gonbuild.errors import InputError
 from gonbuild.opinions import agreement_values, review_values
 from gonbuild.overview import overview
-from gonbuild.page import render_report
 from gonbuild.pipeline import Project
 from gonbuild.records import Card
+from gonbuild.report_page import render_report
 from gonbuild.reviews import APPROVE, BAN, PIN, RATING, Decision, Reviews
 
 HOSTILE = '<script>alert("1")</script> & \'>"<img src=x onerror=alert(1)> {{ 7 * 7 }} https://evil.example/x'
