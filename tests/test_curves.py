@@ -24,7 +24,7 @@ class Learning(FakeModels):
         super().__init__()
         self.picture, self.seen = picture, ""
 
-    def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress) -> None:
+    def train(self, rows: Sequence[Row], folder: Path, work: Path, progress: Progress, *_: object) -> None:
         self.log.append("train")
         progress("training", 0, 3)
         for step, loss in TRAINING["losses"]:

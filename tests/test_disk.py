@@ -108,7 +108,7 @@ def test_other_errors_stay_as_they_are(error: Exception) -> None:
 class Fat(FakeModels):
     """Trains an adapter that fits no small disk."""
 
-    def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress) -> None:
+    def train(self, rows: list[Row], folder: Path, work: Path, progress: Progress, *_: object) -> None:
         WRITERS["safetensors"](folder)
 
 
