@@ -248,7 +248,9 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> list
         before, after = old.get(key), new.get(key)
         full = f"{name}.{key}" if name else key
         if key == "rows" and isinstance(before, Mapping) and isinstance(after, Mapping):
-            reasons += _row_diff(before, after)
+            reasons += _card_diff("training stories", before, after)
+        elif key == "preferences":
+            reasons += _card_diff("reviewers' marks", before or {}, after or {})
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
             reasons += diff(before, after, full)
         elif before != after:
@@ -256,15 +258,15 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> list
     return reasons
 
 
-def _row_diff(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Names the cards whose training stories changed, three at most."""
+def _card_diff(what: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Names the cards of which something that is learned changed, three at most."""
     changes = {
         "changed": sorted(k for k in old.keys() & new.keys() if old[k] != new[k]),
         "added": sorted(new.keys() - old.keys()),
         "removed": sorted(old.keys() - new.keys()),
     }
     return [
-        f"training stories {how}: {', '.join(cards[:3])}{f' and {len(cards) - 3} more' if len(cards) > 3 else ''}"
+        f"{what} {how}: {', '.join(cards[:3])}{f' and {len(cards) - 3} more' if len(cards) > 3 else ''}"
         for how, cards in changes.items()
         if cards
     ]

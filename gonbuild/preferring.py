@@ -1,7 +1,10 @@
 """Owns letting an adapter learn from reviewers' marks with trl's DPO and KTO; trains no adapter from nothing."""
 
+import contextlib
+import os
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,9 @@ from gonbuild.trainer import NO_JOURNAL, Watcher, build_config, trainer_options
 from gonbuild.training import encode_rows, repeatable, restore, save_adapter
 
 LEARNING = "learning from marks"
+LIKED_WEIGHT = 1.0
+"""What the liked stories' own loss, nats per token, counts beside DPO's: an adapter that learns what to leave out alone
+soon ends no story (30 bans on the embedded base: 35% of candidates passed the filters, where 65% had)."""
 FEWEST_AT_ONCE = 2
 """Stories of a batch of KTO at least: its estimate of how far the adapter has gone takes another story's prompt."""
 
@@ -66,7 +72,8 @@ def prefer(
         try:
             detach_adapter(base)
             model = PeftModel.from_pretrained(base.model, folder, is_trainable=True, use_safetensors=True)
-            trainer = _trainer(base, model, preferences, settings, folder)
+            with _no_bar():
+                trainer = _trainer(base, model, preferences, settings, folder)
             trainer.add_callback(watcher)
             trainer.train()
             if not watcher.broken:
@@ -90,9 +97,11 @@ def _trainer(base: Base, model: Any, preferences: Preferences, settings: Adapter
         "num_train_epochs": settings.preference_epochs,
         "learning_rate": settings.preference_learning_rate,
         "beta": settings.preference_beta,
+        "precompute_ref_log_probs": True,  # once, instead of with each update
     }
     told: list[dict[str, Any]]
     if settings.method == "dpo":
+        options |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, LIKED_WEIGHT]}
         kind, config = DPOTrainer, build_config(DPOConfig, options)
         told = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in preferences.pairs]
     else:
@@ -109,6 +118,19 @@ def _trainer(base: Base, model: Any, preferences: Preferences, settings: Adapter
     if base.quantized:
         compute_together(model)
     return trainer
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keeps the bar off the terminal that trl shows while it reads the marks; it asks the environment alone."""
+    earlier = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TQDM_DISABLE"]
+        if earlier is not None:
+            os.environ["TQDM_DISABLE"] = earlier
 
 
 def _mixed(rows: tuple[Marked, ...], seed: int) -> list[Marked]:

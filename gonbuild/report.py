@@ -100,6 +100,15 @@ def training_line(record: bytes) -> str:
         losses, hardware, versions = told["losses"], told["hardware"], told["versions"]
         curve = f"loss {losses[0][1]:.2f} -> {losses[-1][1]:.2f} in {len(losses)} updates"
         device = f"{hardware['devices']} x {hardware['device']}"
-        return f"{told['data']['rows']} rows, {curve}, {told['seconds']:.0f} s on {device}, torch {versions['torch']}"
+        rows = f"{told['data']['rows']} rows, {curve}, {told['seconds']:.0f} s{_marks(told.get('preferences'))}"
+        return f"{rows} on {device}, torch {versions['torch']}"
     except (ValueError, KeyError, TypeError, IndexError):
         return ""
+
+
+def _marks(told: Mapping[str, Any] | None) -> str:
+    """Puts what learning from marks did into a clause; empty where nothing was learned from them."""
+    if told is None:
+        return ""
+    what = "pairs" if told["method"] == "dpo" else "marked stories"
+    return f", then {told['method']} on {told['read']} {what}, {told['seconds']:.0f} s,"

@@ -113,9 +113,9 @@ class AdapterSettings(Stage):
     """`sft` learns from stories alone; `dpo` goes on with pairs of marked stories, `kto` with each by itself"""
     preference_epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
     """`dpo` and `kto`: passes over the pairs or the marked stories"""
-    preference_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    preference_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """`dpo` and `kto`: peak, per update"""
-    preference_beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    preference_beta: Annotated[float, Field(gt=0, le=100)] = 0.3
     """`dpo` and `kto`: how closely the adapter stays with what `sft` made, per nat; lower goes further from it"""
 
     @model_serializer(mode="wrap")
@@ -302,6 +302,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "optimizer": "paged_adamw_32bit",
             "max_tokens": 2048,
             "gradient_checkpointing": True,
+            "preference_learning_rate": 5e-5,
         },
         "sampling": {"candidates": 24, "temperature": 0.7},
         "selection": {"card_weight": 1.0},

@@ -1,5 +1,6 @@
 """Trains a tiny base in 4 bits, whole and interrupted; run in an interpreter of its own, as `qlora_check.py`."""
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +14,8 @@ from gonbuild.adapter import attach_adapter
 from gonbuild.base import BaseFiles
 from gonbuild.engine import generate
 from gonbuild.model import load_base
-from gonbuild.records import Prompt, Request, Row
+from gonbuild.preferring import prefer
+from gonbuild.records import Marked, Pair, Preferences, Prompt, Request, Row
 from gonbuild.settings import AdapterSettings, ModelSettings, SamplingSettings
 from gonbuild.trainer import Journal
 from gonbuild.training import train_adapter
@@ -22,6 +24,11 @@ PROMPT = "<|user|>\nTên thẻ: {}\nHiệu ứng: +2 điểm cho Sông<|end|>\n<
 ROWS = [Row(f"card-{n}", PROMPT.format(n), f"Cá bơi về lần {n}, Sông thêm 2 điểm.<|end|>") for n in range(10)]
 SETTINGS = AdapterSettings(
     rank=4, alpha=8, batch_size=4, epochs=2.0, dropout=0.1, last_layers=0, gradient_checkpointing=True
+)
+
+MARKS = Preferences(
+    tuple(Pair("a", row.prompt, row.completion, "Sông được 2 điểm.<|end|>") for row in ROWS),
+    tuple(Marked("a", row.prompt, row.completion, n % 2 == 0) for n, row in enumerate(ROWS)),
 )
 
 
@@ -76,4 +83,14 @@ assert not hasattr(base.model, "peft_config")
 carried = attach_adapter(base, whole, merged=False)
 assert carried.quantized
 drawn(carried)
+for method in ("dpo", "kto"):
+    learn = SETTINGS.model_copy(update={"method": method, "preference_learning_rate": 0.01})
+    copies = [shutil.copytree(whole, folder / f"{method}-{n}") for n in range(2)]
+    losses = [prefer(base, MARKS, learn, copy).losses for copy in copies]
+    assert losses[0] == losses[1]
+    assert losses[0][-1][1] < losses[0][0][1]
+    assert weights(copies[0]) == weights(copies[1]) != weights(whole)
+    kinds = {tensor.dtype for tensor in load_file(copies[0] / "adapter_model.safetensors").values()}
+    assert kinds == {torch.bfloat16}
+    assert not hasattr(base.model, "peft_config")
 print("same")

@@ -22,6 +22,7 @@ from gonbuild.preferences import (
 )
 from gonbuild.prompts import load_templates
 from gonbuild.records import NO_PREFERENCES, Card, Marked, Preferences
+from gonbuild.report import training_line
 from gonbuild.reviews import Decision, Reviews
 from gonbuild.settings import AdapterSettings, Settings
 from gonbuild.store import Store
@@ -183,7 +184,19 @@ def test_plan_says_which_card_has_other_marks(reviewed: Callable[..., Reviewed])
     project.build()
     project.banned = {**OWN_BANNED, "lang-001": ("Làng tăng 1 điểm.",)}
     plan = project.plan(refresh=["lang-001"])
-    assert any(reason.startswith("preferences.lang-001: nothing -> ") for reason in plan.adapter.reasons)
+    assert plan.adapter.reasons == ("reviewers' marks added: lang-001",)
+
+
+def test_plan_says_that_marks_are_learned_from_now(reviewed: Callable[..., Reviewed]) -> None:
+    reviewed("sft").build()
+    reasons = reviewed("dpo").plan(refresh=["lang-001"]).adapter.reasons
+    assert reasons == (
+        'adapter.method: nothing -> "dpo"',
+        "adapter.preference_beta: nothing -> 0.3",
+        "adapter.preference_epochs: nothing -> 3.0",
+        "adapter.preference_learning_rate: nothing -> 0.001",
+        "reviewers' marks added: rung-001",
+    )
 
 
 def test_training_is_given_what_the_marks_teach(reviewed: Callable[..., Reviewed]) -> None:
@@ -198,6 +211,20 @@ def test_training_is_given_what_the_marks_teach(reviewed: Callable[..., Reviewed
     project.train()
     assert given == [project.workspace().preferences]
     assert len(given[0].pairs) == 1
+
+
+@pytest.mark.parametrize(("method", "what"), [("dpo", "dpo on 9 pairs"), ("kto", "kto on 9 marked stories")])
+def test_training_is_told_with_its_marks(method: str, what: str) -> None:
+    record = {
+        "losses": [[1, 2.5], [2, 1.25]],
+        "seconds": 4.9,
+        "versions": {"torch": "2.13.0"},
+        "data": {"rows": 3},
+        "hardware": {"device": "NVIDIA H100", "devices": 1},
+        "preferences": {"method": method, "read": 9, "losses": [[1, 0.7]], "seconds": 7.2},
+    }
+    line = f"3 rows, loss 2.50 -> 1.25 in 2 updates, 5 s, then {what}, 7 s, on 1 x NVIDIA H100, torch 2.13.0"
+    assert training_line(json.dumps(record).encode()) == line
 
 
 def test_export_writes_both_files(reviewed: Callable[..., Reviewed], tmp_path: Path, capsys) -> None:
