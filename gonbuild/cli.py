@@ -497,8 +497,8 @@ class _Terminal:
         handle = sys.stdin.fileno()
         before = termios.tcgetattr(handle)
         try:
-            tty.setcbreak(handle)
-            return sys.stdin.read(1)
+            tty.setcbreak(handle, termios.TCSADRAIN)  # not its default, which throws away what was typed ahead
+            return os.read(handle, 1).decode("latin-1")  # past Python's buffer, which `line` does not read
         finally:
             termios.tcsetattr(handle, termios.TCSADRAIN, before)
 

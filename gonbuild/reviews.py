@@ -253,9 +253,9 @@ def check_reviews(
             continue
         problems += _wrong_slots(decisions, known[card], known[card].stories or stories)
         problems += _contradictions(decisions)
-        for d in decisions:
+        for d in (d for d in decisions if d.ships):
             n, m = len(words(d.text)), len(sentences(d.text))
-            if d.ships and (n > max_words or m > max_sentences):
+            if n > max_words or m > max_sentences:
                 what = f"{d.kind} of card '{card}' has {n} words in {_sentences(m)}"
                 wanted = (
                     f"Wanted at most {max_words} in {_sentences(max_sentences)} (filters.max_words, max_sentences)."

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fakes import SCENES, FakeModels, clause, open_project
 
-from gonbuild.packs import Line, shipped
+from gonbuild.packs import Line, Other
 from gonbuild.pipeline import write_packs
 from gonbuild.records import Card, Story
 
@@ -69,12 +69,12 @@ def many_cards(root: Path, count: int) -> None:
         (root / "cards" / f"do-{start:05}.yaml").write_text(deck, encoding="utf-8")
     (root / "pyproject.toml").write_text("[tool.gonbuild]\n")
     ws = open_project(root, FakeModels()).workspace()
-    stories = {card.id: tuple(story(card, n) for n in (1, 2)) for card in ws.scan.cards}
-    lines = {
-        card.id: Line(card.id, ws.card_inputs(card), ws.adapter_key, tuple(map(shipped, stories[card.id])), "bench")
-        for card in ws.scan.cards
-    }
-    write_packs(ws, lines, stories)
+    lines = {}
+    for card in ws.scan.cards:
+        others = tuple(Other(n, story(card, n).text) for n in (3, 4, 5))
+        made = (story(card, 1), story(card, 2))
+        lines[card.id] = Line(card.id, ws.card_inputs(card), ws.adapter_key, made, "bench", others=others)
+    write_packs(ws, lines)
 
 
 def story(card: Card, slot: int) -> Story:
