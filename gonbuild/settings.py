@@ -111,11 +111,11 @@ class AdapterSettings(Stage):
     """order of the rows, dropout, LoRA's start"""
     method: Literal["sft", "dpo", "kto"] = "sft"
     """`sft` learns from stories alone; `dpo` goes on with pairs of marked stories, `kto` with each by itself"""
-    preference_epochs: Annotated[float, Field(gt=0, le=1000)] = 3.0
+    preference_epochs: Annotated[float, Field(gt=0, le=1000)] = 5.0
     """`dpo` and `kto`: passes over the pairs or the marked stories"""
     preference_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """`dpo` and `kto`: peak, per update"""
-    preference_beta: Annotated[float, Field(gt=0, le=100)] = 0.3
+    preference_beta: Annotated[float, Field(gt=0, le=100)] = 0.5
     """`dpo` and `kto`: how closely the adapter stays with what `sft` made, per nat; lower goes further from it"""
 
     @model_serializer(mode="wrap")

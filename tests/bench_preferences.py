@@ -1,6 +1,6 @@
 """Shows on the embedded base that an adapter learns from reviewers' bans, and prints one table.
 
-    python tests/bench_preferences.py [--candidates 8]      about a quarter of an hour on two cores
+    python tests/bench_preferences.py [--candidates 8]      about five minutes on two cores
 
 The flaw: a story that opens with the region that gets the points, "Rừng tăng 2 điểm nhờ ...", and so with the score
 instead of a scene. Among candidates for the game's cards that pass the filters, 30 with the flaw are banned, three a
@@ -11,6 +11,7 @@ on them.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,12 @@ def collect(cards: Sequence[Card], judged: Sequence[Sequence[Judged]]) -> tuple[
     return liked, banned
 
 
+def commonest(words: Sequence[str]) -> tuple[str, float]:
+    """Returns the commonest word and its share."""
+    word, count = Counter(words).most_common(1)[0]
+    return word, count / len(words)
+
+
 def measure(
     project: Project, adapter: AdapterSettings, marks: tuple[Mapping[str, Sequence[str]], ...], counts: tuple[int, int]
 ) -> Drawn:
@@ -96,6 +103,7 @@ def figures(drawn: Drawn) -> list[str]:
         share(drawn.held_out, kept=True),
         f"{clean / len(texts):.1%}",
         f"{distinct_n(texts, 2):.2f}",
+        "{0[0]} {0[1]:.1%}".format(commonest([text.partition(" ")[0].rstrip(",") for text in texts])),
         f"{sum(len(text.split()) for text in texts) / len(texts):.1f}",
         " + ".join(f"{seconds:.0f} s" for seconds in drawn.seconds if seconds),
     ]
@@ -126,6 +134,7 @@ def main() -> None:
         "candidates that pass the filters, held-out cards",
         "of all, those that pass and do not have the flaw",
         "distinct-2 of all candidates, held-out cards",
+        "commonest first word, held-out cards",
         "words a candidate, held-out cards",
         "training, on stories + on marks",
     ]

@@ -192,8 +192,8 @@ def test_plan_says_that_marks_are_learned_from_now(reviewed: Callable[..., Revie
     reasons = reviewed("dpo").plan(refresh=["lang-001"]).adapter.reasons
     assert reasons == (
         'adapter.method: nothing -> "dpo"',
-        "adapter.preference_beta: nothing -> 0.3",
-        "adapter.preference_epochs: nothing -> 3.0",
+        "adapter.preference_beta: nothing -> 0.5",
+        "adapter.preference_epochs: nothing -> 5.0",
         "adapter.preference_learning_rate: nothing -> 0.001",
         "reviewers' marks added: rung-001",
     )
