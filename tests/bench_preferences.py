@@ -21,6 +21,7 @@ from gonbuild.filters import judge
 from gonbuild.making import adapter_folder, context
 from gonbuild.pipeline import Project, load_project
 from gonbuild.records import REGIONS, Card, Judged, Request
+from gonbuild.reviews import Decision, Reviews
 from gonbuild.settings import AdapterSettings
 from gonbuild.workspace import Workspace
 
@@ -79,7 +80,15 @@ def measure(
     changed = project.settings.model_copy(update={"adapter": adapter})
     project = Project(project.root, changed, project.store)
     ws = project.workspace()
-    ws.marks = marks
+    kinds = (("approve", ""), ("ban", "opens with the score"))
+    ws.reviews = Reviews(
+        tuple(
+            Decision(card, kind, text, reason=reason)
+            for (kind, reason), texts in zip(kinds, marks, strict=True)
+            for card, told in texts.items()
+            for text in told
+        )
+    )
     folder = adapter_folder(ws)
     told = json.loads((folder / "training.json").read_bytes())
     taught = [card for card in ws.library.cards if card.id in marks[1]]
