@@ -103,7 +103,9 @@ class Project:
             plan = _plan(ws, refresh)
             if plan.pending:
                 what = "holds what a build would overwrite"
-                raise InputError([Problem(packs.FORM, f"{what}: {line}", FORM_CURE) for line in plan.pending])
+                raise InputError(
+                    [Problem(packs.FORM, f"{what}: {line.rstrip('.')}", FORM_CURE) for line in plan.pending]
+                )
             announce(plan)
             built = _run(ws, plan, progress)
             try:
