@@ -191,6 +191,7 @@ def test_plan_says_that_marks_are_learned_from_now(reviewed: Callable[..., Revie
         "adapter.preference_epochs: nothing -> 5.0",
         "adapter.preference_learning_rate: nothing -> 0.001",
         "reviewers' marks added: rung-001",
+        "preferences_step: nothing -> 1",
     )
 
 
