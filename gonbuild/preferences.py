@@ -77,16 +77,16 @@ def require_marks(preferences: Preferences, method: str) -> None:
     """Sees that there is something that a method can learn from.
 
     Raises:
-        InputError: `dpo` without a pair, or `kto` without a marked story; it says which marks are wanted.
+        InputError: `dpo` without a pair, or `kto` without marks of both kinds; it says which marks are wanted. trl
+            would take bans alone, but of what an adapter drew that learned from 30 of them, 1 story in 100 ended.
     """
     if method == "dpo" and not preferences.pairs:
         what = 'adapter.method is "dpo", and no card has both a story that reviewers like and one that they banned'
         wanted = "Approve or pin a story and ban another of the same card: `gonbuild review`."
         raise InputError(Problem("pyproject.toml", what, wanted))
-    if method == "kto" and not preferences.rows:
-        what = 'adapter.method is "kto", and no story of these cards bears a mark'
-        wanted = "Ban stories, and approve or pin others: `gonbuild review`."
-        raise InputError(Problem("pyproject.toml", what, wanted))
+    if method == "kto" and len({row.liked for row in preferences.rows}) < 2:
+        what = 'adapter.method is "kto", and there are not both stories that reviewers like and some that they banned'
+        raise InputError(Problem("pyproject.toml", what, "Approve or pin stories and ban others: `gonbuild review`."))
 
 
 def balance(rows: Sequence[Marked]) -> tuple[float, float]:

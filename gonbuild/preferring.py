@@ -30,8 +30,9 @@ from gonbuild.training import encode_rows, repeatable, restore, save_adapter
 
 LEARNING = "learning from marks"
 LIKED_WEIGHT = 1.0
-"""What the liked stories' own loss, nats per token, counts beside DPO's: an adapter that learns what to leave out alone
-soon ends no story (30 bans on the embedded base: 35% of candidates passed the filters, where 65% had)."""
+"""What the liked stories' own loss, nats per token, counts beside DPO's: from pairs alone an adapter soon writes on and
+on (embedded base, 3 passes over some 80 pairs with beta 0.1, 3e-4: 35% of its candidates passed the filters, 62% with
+this, 65% before)."""
 FEWEST_AT_ONCE = 2
 """Stories of a batch of KTO at least: its estimate of how far the adapter has gone takes another story's prompt."""
 

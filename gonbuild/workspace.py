@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
 LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 2, 3
+PREFERENCES_STEP = 1
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ class Workspace:
             return {}
         from gonbuild.preferences import preference_digests
 
-        return {"preferences": preference_digests(self.preferences, method)}
+        return {"preferences": preference_digests(self.preferences, method), "preferences_step": PREFERENCES_STEP}
 
     @cached_property
     def adapter_key(self) -> str:

@@ -121,9 +121,12 @@ def test_what_is_wanted_is_said_where_there_is_nothing_to_learn_from() -> None:
     wanted = "no card has both .* Approve or pin a story and ban another of the same card: `gonbuild review`"
     with pytest.raises(InputError, match=wanted):
         require_marks(told({}, BANNED), "dpo")
-    with pytest.raises(InputError, match="no story of these cards bears a mark. Ban stories, .*: `gonbuild review`"):
-        require_marks(NO_PREFERENCES, "kto")
-    for method, preferences in (("sft", NO_PREFERENCES), ("kto", told({}, BANNED)), ("dpo", told())):
+    for one_kind in (NO_PREFERENCES, told({}, BANNED), told(LIKED, {})):
+        with pytest.raises(
+            InputError, match="not both stories .* Approve or pin stories and ban .*: `gonbuild review`"
+        ):
+            require_marks(one_kind, "kto")
+    for method, preferences in (("sft", NO_PREFERENCES), ("kto", told()), ("dpo", told())):
         require_marks(preferences, method)
 
 
@@ -196,6 +199,7 @@ def test_plan_says_that_marks_are_learned_from_now(reviewed: Callable[..., Revie
         "adapter.preference_epochs: nothing -> 5.0",
         "adapter.preference_learning_rate: nothing -> 0.001",
         "reviewers' marks added: rung-001",
+        "preferences_step: nothing -> 1",
     )
 
 
