@@ -62,8 +62,8 @@ class Lock:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def read_lock(data: bytes) -> Lock:
-    """Reads the lock.
+def read_lock(data: bytes, *, checked: bool = False) -> Lock:
+    """Reads the lock; one that was `checked` before, to the byte, is taken at its word.
 
     Raises:
         InputError: naming every line that is no line of a lock (a merge conflict's marker, say), or is not as written.
@@ -75,16 +75,17 @@ def read_lock(data: bytes) -> Lock:
         cure = (
             "Resolve the merge, or restore it with `git checkout HEAD -- build`; without it every card is made again."
         )
-        what = f"is no line of a lock: {_excerpt(raw)}"
+        what = ""
         try:
             row = json.loads(raw)
             if "values" in row:
                 settings[row["settings"]] = row["values"]
                 sound = row["settings"] == digest(row["values"])
             else:
-                whole = _digest_of(raw, row.pop("digest"))
+                told = row.pop("digest")
                 line = _line(row)
-                sound = _sound(line)
+                sound = checked or _sound(line)
+                whole = checked or _digest_of(raw, told)
                 if sound and not whole:
                     sound, what = False, f"the line of card '{line.card}' is not as a build wrote it"
                 elif sound and line.card in lines:
@@ -94,7 +95,7 @@ def read_lock(data: bytes) -> Lock:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             sound = False
         if not sound:
-            problems.append(Problem(f"{LOCK}:{number}", what, cure))
+            problems.append(Problem(f"{LOCK}:{number}", what or f"is no line of a lock: {_excerpt(raw)}", cure))
     if problems:
         raise InputError(problems)
     return Lock(lines, settings)
@@ -106,7 +107,9 @@ def _digest_of(raw: bytes, told: str) -> bool:
 
 
 def _line(row: dict[str, Any]) -> Line:
-    stories = tuple(Story(**{**s, "before": tuple(s.get("before", ()))}) for s in row.pop("stories"))
+    stories = tuple(
+        Story(**{**s, "before": tuple(s["before"])}) if "before" in s else Story(**s) for s in row.pop("stories")
+    )
     others = tuple(Other(**o) for o in row.pop("others", ()))
     return Line(stories=stories, others=others, **row)
 
@@ -116,12 +119,13 @@ def _sound(line: Line) -> bool:
     stories = line.stories
     texts = [s.text for s in stories] + [t for s in stories for t in s.before] + [o.text for o in line.others]
     joined = " ".join(texts)
+    slots = [s.slot for s in stories]
     numbers = [line.rounds, *(o.candidate for o in line.others), *(s.candidate or 0 for s in stories)]
     return (
         _CARD.fullmatch(line.card) is not None
         and _SHA256.fullmatch(line.adapter) is not None
-        and all(s.id == f"{line.card}.{s.slot}" and 0 < s.slot < 100 for s in stories)
-        and all(a.slot < b.slot for a, b in pairwise(stories))
+        and [s.id for s in stories] == [f"{line.card}.{slot}" for slot in slots]
+        and all(a < b for a, b in pairwise((0, *slots, 100)))
         and all(type(n) is int and 0 <= n < 1 << 31 for n in numbers)
         and all(n is None or _is_figure(n) for s in stories for n in (s.score, s.novelty))
         and all(texts)

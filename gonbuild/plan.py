@@ -182,6 +182,8 @@ def _standing(line: Line, changes: "_Changes", s: Situation) -> tuple[str, ...] 
 
 def _unplaced(line: Line, pins: Mapping[int, Pinned]) -> tuple[str, ...]:
     """Names the slots that do not hold what a person put there."""
+    if not pins:  # most cards of most projects
+        return ()
     found = {story.slot: story.text for story in line.stories}
     unplaced = ((slot, pin.how) for slot, pin in sorted(pins.items()) if found.get(slot) != pin.text)
     return tuple(f"{line.card}.{slot} {how}" for slot, how in unplaced)

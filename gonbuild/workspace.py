@@ -295,8 +295,8 @@ class Workspace:
 
     @cached_property
     def lock(self) -> Lock:
-        """The lock, read."""
-        return packs.read_lock(self.lock_bytes)
+        """The lock, read; that its packs are remembered here says that it was checked."""
+        return packs.read_lock(self.lock_bytes, checked=self._written is not None)
 
     @cached_property
     def pack_bytes(self) -> dict[str, bytes]:
