@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -310,8 +311,8 @@ def _print_lines(lines: Sequence[str]) -> None:
 def _review_here(desk: "Desk", by: str) -> None:
     from gonbuild.terminal import Session
 
-    if not sys.stdin.isatty():
-        cure = "`gonbuild review --help` has flags for scripts."
+    if not sys.stdin.isatty() or importlib.util.find_spec("termios") is None:
+        cure = "`gonbuild review --web` works in a browser, and `gonbuild review --help` has flags for scripts."
         raise InputError(Problem("", "reviewing key by key wants a terminal", cure))
     made = Session(desk, _Terminal(), by).run()
     print(f"{_count(made, 'decision')} made" + ("; `make stories` brings them into the packs." if made else "."))

@@ -11,7 +11,7 @@ from typing import Any
 
 from gonbuild.errors import InputError, Problem
 from gonbuild.language import fold
-from gonbuild.reviews import APPROVE, BAN, RATING, REVIEWS, Decision, parse_reviews
+from gonbuild.reviews import APPROVE, BAN, NAME, RATING, REVIEWS, SLOTS, Decision, parse_reviews
 from gonbuild.sources import clean, fault, short
 
 HEAD = b"# What people decided on the stories, a line each: `gonbuild review` writes it, and so may you.\n"
@@ -51,6 +51,12 @@ def checked(decision: Decision) -> Decision:
         problems.append(Problem("", f"a {decision.kind} has no text", "Wanted one or two sentences."))
     if decision.kind == BAN and not texts["reason"]:
         problems.append(Problem("", "a ban has no reason", "Wanted a few words: the next reader asks why."))
+    if len(texts["by"]) > NAME:
+        problems.append(
+            Problem("", f"the reviewer's name has {len(texts['by'])} characters", f"Wanted at most {NAME}.")
+        )
+    if decision.ships and not 1 <= decision.slot <= SLOTS:
+        problems.append(Problem("", f"no slot {decision.slot}", f"Wanted one from 1 to {SLOTS}."))
     if problems:
         raise InputError(problems)
     return replace(decision, line=0, **texts)

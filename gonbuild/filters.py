@@ -92,7 +92,7 @@ class Context:
     bans: StoryIndex = field(default_factory=StoryIndex)
     """Stories that people banned."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Banned story -> why."""
+    """Banned story, folded -> why."""
 
 
 Filter = Callable[[Candidate, Card, Context], Verdict]
@@ -193,9 +193,11 @@ def banned(candidate: Candidate, card: Card, context: Context) -> Verdict:
     for word in context.settings.banned_words:
         if re.search(rf"(?<!\w){re.escape(fold(word))}(?!\w)", folded):
             return _drop("banned", f"holds the banned word '{word}'", word, "none of the banned words")
+    if folded in context.reasons:  # whatever the limit of BLEU is
+        return _drop("banned", f"is banned ({context.reasons[folded]})", "the banned text", "another text")
     score, near = context.bans.nearest(candidate.text, card.effect)
     if score > context.settings.max_novelty_bleu:
-        reason = f"too near to a story that is banned ({context.reasons[near]}; BLEU {score:.1f}): {near}"
+        reason = f"too near to a story that is banned ({context.reasons[fold(near)]}; BLEU {score:.1f}): {near}"
         return _drop("banned", reason, f"{score:.1f}", f"at most {context.settings.max_novelty_bleu:.1f}")
     return Verdict("banned", kept=True)
 
@@ -233,7 +235,7 @@ def diversity(candidate: Candidate, card: Card, context: Context) -> Verdict:
     """Drops what is too near to a story already chosen, for this card or another."""
     score, near = context.pack.nearest(candidate.text, card.effect)
     measured, wanted = f"{score:.1f}", f"at most {context.settings.max_diversity_bleu:.1f}"
-    if score > context.settings.max_diversity_bleu:
+    if score > context.settings.max_diversity_bleu or fold(near) == fold(candidate.text):  # the same never ships twice
         return _drop("diversity", f"too near to a chosen story (BLEU {score:.1f}): {near}", measured, wanted)
     return Verdict("diversity", kept=True, measured=measured, wanted=wanted)
 

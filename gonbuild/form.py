@@ -111,6 +111,9 @@ class _Reader:
         for entry in sorted(entries, key=lambda e: e.id not in self.shown.stories):  # candidates take what is left
             shipped = entry.id in self.shown.stories
             decisions += [*(self._story(entry) if shipped else self._candidate(entry, decisions))]
+        for id_ in self.shown.stories.keys() - {entry.id for entry in entries}:
+            wanted = f"Wanted `- [ ] `{id_}` ...` with a box that holds no bracket; `[- REASON]` bans a story."
+            self._say(entries[0], f"no line of story {id_} can be read in its card's block", wanted)
         return decisions
 
     def _story(self, entry: Entry) -> Iterator[Decision]:

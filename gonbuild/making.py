@@ -8,6 +8,7 @@ from pathlib import Path
 from gonbuild.drawing import Asked, kept_candidates
 from gonbuild.errors import MachineError, Problem
 from gonbuild.filters import Context, StoryIndex, diversity, judge
+from gonbuild.language import fold
 from gonbuild.placing import in_slots
 from gonbuild.plan import Step
 from gonbuild.records import Candidate, Card, Judged, Progress, Request, Story, quiet
@@ -83,8 +84,9 @@ def _choose(ws: Workspace, m: Made, ctx: Context, *, last: bool) -> None:
     for story in stories:
         ctx.pack.add(story.text, m.card.effect)
     earlier = ws.stories(m.card.id)
+    there = {story.text for story in (*stories, *m.fixed.values())}
     for story in earlier:
-        if len(stories) < count and _ships(story, m.card, ctx):
+        if len(stories) < count and story.text not in there and _ships(story, m.card, ctx):
             stories.append(story)
     m.stories = in_slots(m.card.id, stories, m.fixed, earlier)
     # Beside the card's own stories alone: what is offered shall not depend on when the other cards were made.
@@ -117,7 +119,7 @@ def context(ws: Workspace, pack: Mapping[str, Sequence[Story]]) -> Context:
     """Returns what filters compare with: all training stories, the stories of a pack by card id, and the bans."""
     effects = {card.id: card.effect for card in ws.library.cards}
     shipped = ((story.text, effects[card]) for card, stories in pack.items() for story in stories)
-    reasons = {ban.text: ban.reason for ban in ws.reviews.bans}
+    reasons = {fold(ban.text): ban.reason for ban in ws.reviews.bans}
     return Context(ws.settings.filters, ws.training_index, StoryIndex(shipped), _ban_index(ws), reasons)
 
 

@@ -118,9 +118,20 @@ def test_banned_candidate_never_ships_and_is_dropped_with_its_reason(desk: Desk)
         desk.ban("rung-001", f"{scene}. Rừng tăng 2 điểm.", "chán")
     after = rebuilt(desk, refresh=["rung-001"])
     assert not any(scene in story for scene in SCENES[:8] for story in after["rung-001"])
-    drops = {c.reason.split(";")[0] for c in desk.sheet("rung-001").candidates if c.filter == "banned"}
-    assert drops == {"too near to a story that is banned (chán"}
+    assert {c.reason for c in desk.sheet("rung-001").candidates if c.filter == "banned"} == {"is banned (chán)"}
     assert (root / REVIEWS).read_text().count("ban:") == 8
+
+
+def test_banned_text_goes_even_where_no_text_is_too_near(desk: Desk) -> None:
+    root = desk.project.root
+    with (root / "pyproject.toml").open("a") as file:
+        file.write("[tool.gonbuild.filters]\nmax_novelty_bleu = 100.0\nmax_diversity_bleu = 100.0\n")
+    before = rebuilt(desk)
+    desk.ban("rung-001", before["rung-001"][0], "chán")
+    after = rebuilt(desk)
+    assert before["rung-001"][0] not in after["rung-001"]
+    assert after["rung-001"][1] == before["rung-001"][1]
+    assert len(set(after["rung-001"])) == 2
 
 
 def test_approved_story_outlives_other_settings(desk: Desk) -> None:

@@ -17,8 +17,16 @@ def form(*lines: str) -> str:
     return "# GON\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
+FULL = ("[ ] `a-1.1` Một.", "[ ] `a-1.2` Hai.")
+
+
+def whole(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Adds the lines of stories that a test does not touch."""
+    return (*lines, *(line for line in FULL if not any(line[4:11] in other for other in lines)))
+
+
 def read(*lines: str, reviews: Reviews = Reviews(), **more: Any) -> tuple[list[tuple[Any, ...]], list[str]]:  # noqa: B008
-    decisions, problems = form_decisions(form(*lines), SHOWN, reviews, "stories.md", **more)
+    decisions, problems = form_decisions(form(*whole(lines)), SHOWN, reviews, "stories.md", **more)
     return [(d.kind, d.text, d.slot, d.replaces or d.reason) for d in decisions], list(map(str, problems))
 
 
@@ -90,6 +98,14 @@ def test_two_ticked_candidates_take_two_slots() -> None:
 )  # fmt: skip
 def test_what_cannot_be_understood_is_named_with_its_line(lines: list[str], said: str) -> None:
     assert read(*lines)[1] == [said]
+
+
+def test_line_that_cannot_be_read_is_missed() -> None:
+    _, problems = form_decisions(form("[- sai [1]] `a-1.1` Một.", FULL[1]), SHOWN, Reviews(), "stories.md")
+    assert [str(p) for p in problems] == [
+        "stories.md:4: no line of story a-1.1 can be read in its card's block. Wanted `- [ ] `a-1.1` ...` with a box "
+        "that holds no bracket; `[- REASON]` bans a story."
+    ]
 
 
 def test_what_the_reviews_have_already_is_no_decision() -> None:

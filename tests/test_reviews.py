@@ -278,6 +278,10 @@ def test_ban_without_a_reason_and_text_that_nobody_sees_are_refused() -> None:
         checked(Decision("a-1", "ban", "x", reason="  "))
     with pytest.raises(InputError, match="the text has an invisible character"):
         checked(Decision("a-1", "approve", "x\u200b"))
+    with pytest.raises(InputError, match="the reviewer's name has 65 characters. Wanted at most 64"):
+        checked(Decision("a-1", "approve", "x", by="L" * 65))
+    with pytest.raises(InputError, match="no slot 51. Wanted one from 1 to 50"):
+        checked(pin(slot=51))
     with pytest.raises(InputError, match="a pin has no text"):
         checked(Decision("a-1", "pin", "", slot=1, effect="e"))
 
