@@ -4,10 +4,12 @@ The page is for whoever sits at this machine: its address holds a token that is 
 under another host name or from another origin are refused.
 """
 
+import contextlib
 import hmac
 import json
 import re
 import secrets
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -215,7 +217,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(desk: Desk, host: str, port: int, by: str, announce: Callable[[str], object]) -> None:
-    """Serves the page until Ctrl-C; `announce` is told its address once it answers.
+    """Serves the page until Ctrl-C, which ends it well; `announce` is told its address once it answers.
 
     Raises:
         MachineError: the address cannot be had.
@@ -223,11 +225,13 @@ def serve(desk: Desk, host: str, port: int, by: str, announce: Callable[[str], o
     token = secrets.token_urlsafe(24)
     hosts = LOOPBACK if host in LOOPBACK else (*LOOPBACK, f"[{host}]" if ":" in host else host)
     try:
-        server = make_server(host, port, make_app(desk, token, by, hosts), threaded=True, request_handler=_Quiet)
-    except (OSError, SystemExit) as e:
-        raise MachineError(Problem(f"{host}:{port}", f"cannot be had: {e}", "Wanted a free --port.")) from None
-    announce(f"http://{f'[{host}]' if ':' in host else host}:{server.port}/{token}/")
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as e:
+        raise MachineError(Problem(f"{host}:{port}", f"cannot be had: {e.strerror}", "Wanted a free --port.")) from None
+    app = make_app(desk, token, by, hosts)
+    with listener:
+        port = listener.getsockname()[1]
+        server = make_server(host, port, app, threaded=True, request_handler=_Quiet, fd=listener.fileno())
+        announce(f"http://{f'[{host}]' if ':' in host else host}:{port}/{token}/")
+        with contextlib.suppress(KeyboardInterrupt), server:
+            server.serve_forever()

@@ -224,5 +224,5 @@ def test_served_page_answers_under_its_address_alone(address: str) -> None:
 
 def test_address_that_is_taken_is_said(address: str, desk: Desk) -> None:
     port = int(address.split(":")[2].split("/")[0])
-    with pytest.raises(MachineError, match=r"127.0.0.1:\d+: cannot be had.*Wanted a free --port"):
+    with pytest.raises(MachineError, match=r"127.0.0.1:\d+: cannot be had: Address already in use.*--port"):
         serve(desk, "127.0.0.1", port, "", print)
