@@ -529,3 +529,19 @@ def test_write_story_returns_passing_texts_best_first(tmp_path: Path) -> None:
 def test_unknown_card_to_try_offers_the_near_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown card 'rung-01'. Did you mean 'rung-001'?"):
         make_project(tmp_path).try_card("rung-01")
+
+
+@pytest.mark.parametrize("left", [(), ("stories.json",), ("stories.json", "stories.md")])
+def test_packs_that_a_crash_left_behind_are_rendered_from_the_lock(tmp_path: Path, left: tuple[str, ...]) -> None:
+    make_project(tmp_path).build()
+    before = snapshot(tmp_path)
+    edit_effect(tmp_path)
+    open_project(tmp_path).build()
+    whole = snapshot(tmp_path)
+    for name in ("stories.json", "stories.md", "thu.json"):
+        if name not in left:  # these were not replaced when the power went
+            (tmp_path / "build/packs" / name).write_bytes(before[f"build/packs/{name}"])
+    models = FakeModels()
+    open_project(tmp_path, models).build()
+    assert snapshot(tmp_path) == whole
+    assert models.log == []
