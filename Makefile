@@ -12,7 +12,7 @@ READY := $(VENV)/ready-$(DEPENDENCIES)
 READY_TEST := $(VENV)/ready-test-$(DEPENDENCIES)
 
 .DEFAULT_GOAL := stories
-.PHONY: stories plan check release why review report train eval try schema doctor test lint format check-all bench clean help
+.PHONY: stories plan check release why review report train eval try schema doctor test lint format check-all bench torture clean help
 
 stories: $(READY) ## bring the packs up to date (ARGS="--refresh all" asks for new stories)
 	@$(RUN) stories $(ARGS)
@@ -66,6 +66,9 @@ check-all: lint test check ## lint, tests, and that the packs are up to date
 
 bench: $(READY_TEST) ## measure what the README claims; prints its table
 	@$(BIN)/python tests/bench.py $(ARGS)
+
+torture: $(READY_TEST) ## try to break it, at the full counts; prints its table
+	@PYTHONPATH=tests $(BIN)/python -m torture $(ARGS)
 
 clean: ## remove the virtual environment, the cache and the reports; packs stay
 	rm -rf $(VENV) build/cache build/report .pytest_cache .mypy_cache .ruff_cache

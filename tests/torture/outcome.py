@@ -1,0 +1,28 @@
+"""Owns what a torture test tells of its run, and sharing its cases out over processes; breaks nothing by itself."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a torture test went."""
+
+    tried: int
+    failures: tuple[str, ...] = ()
+    """One line for each case that did not hold, with all that is needed to see it again."""
+    told: str = ""
+    """What was counted or measured on the way, for the table."""
+
+
+def spread(work: Callable[[int], list[str]], cases: Iterable[int], jobs: int) -> list[str]:
+    """Returns the failures of all cases, in their order; `work` takes a case's number and is importable by name.
+
+    With one job everything runs in this process.
+    """
+    if jobs == 1:
+        return [line for case in cases for line in work(case)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return [line for lines in pool.map(work, cases, chunksize=4) for line in lines]
