@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gonbuild.markdown import md
 from gonbuild.plots import bar_chart
 
 MODELS = ("base", "adapter")
@@ -108,7 +109,6 @@ def _shares(sets: Mapping[str, Sequence[Figures]]) -> dict[str, dict[str, Values
 
 
 def _tried(tried: Sequence[Figures]) -> Iterator[str]:
-    from gonbuild.prompts import md  # loads jinja2, which a build with nothing to do does without
 
     yield (
         "What `gonbuild try` draws first for cards as people type them: ours, not a test set from elsewhere. A story "
@@ -123,7 +123,6 @@ def _tried(tried: Sequence[Figures]) -> Iterator[str]:
 
 
 def _forms(sets: Mapping[str, Sequence[Figures]]) -> Iterator[str]:
-    from gonbuild.prompts import md
 
     yield from _table([f"{SETS[name]}: {column}" for name in sets for column in ("cards", *MODELS)])
     told = [[side["effect_told_by_form"] for side in sides] for sides in sets.values()]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from gonbuild.errors import InputError
 from gonbuild.form import word_diff
+from gonbuild.markdown import md
 from gonbuild.packs import form_entries
-from gonbuild.prompts import load_templates, md
+from gonbuild.prompts import load_templates
 from gonbuild.records import Card, digest
 
 ROOT = Path(__file__).parents[1]
