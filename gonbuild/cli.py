@@ -233,18 +233,17 @@ def _check(args: argparse.Namespace) -> int:
         print("The packs are stale. Run `make stories` and commit build/.", file=sys.stderr)
         return EXIT_UNFINISHED
     code = _say_short(plan.short)
-    return (_check_release(project) or code) if args.release else code
-
-
-def _check_release(project: "Project") -> int:
-    problems, notes = project.check_release()
-    _print_lines([f"note: {note}" for note in notes])
+    problems = project.check_copies()
+    if args.release:
+        more, notes = project.check_release()
+        problems = [*dict.fromkeys([*problems, *more])]
+        _print_lines([f"note: {note}" for note in notes])
     for problem in problems:
         print(_visible(f"gonbuild: {problem}"), file=sys.stderr)
-    _print_lines(
-        [f"{_count(len(problems), 'thing')} to mend before a release." if problems else "Ready for a release."]
-    )
-    return EXIT_UNFINISHED if problems else EXIT_DONE
+    if args.release:
+        told = f"{_count(len(problems), 'thing')} to mend before a release."
+        _print_lines([told if problems else "Ready for a release."])
+    return EXIT_UNFINISHED if problems else code
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from gonbuild.bleu import BleuIndex, sentence_bleu
 from gonbuild.effects import form_of, read_effect, tell
 from gonbuild.language import fold, fold_word, sentences, unknown_words, words
-from gonbuild.records import Candidate, Card, Judged, Verdict
+from gonbuild.records import Candidate, Card, Judged, Story, Verdict
 from gonbuild.settings import FilterSettings
 
 RUN = 5
@@ -106,6 +106,11 @@ def judge(candidate: Candidate, card: Card, context: Context) -> Judged:
         if not verdicts[-1].kept:
             break
     return Judged(candidate, tuple(verdicts))
+
+
+def shipped(card: Card, story: Story) -> Candidate:
+    """Returns a story that ships as the candidate that filters ask about; its end was seen when it was chosen."""
+    return Candidate(card.id, story.candidate or 0, story.text, 1, 0.0, 0.0, ended=True)
 
 
 def ending(candidate: Candidate, _card: Card, _context: Context) -> Verdict:
@@ -240,7 +245,9 @@ def diversity(candidate: Candidate, card: Card, context: Context) -> Verdict:
     return Verdict("diversity", kept=True, measured=measured, wanted=wanted)
 
 
-FILTERS: tuple[Filter, ...] = (ending, length, language, repetition, banned, effect, novelty, reference)
+TEXT_FILTERS: tuple[Filter, ...] = (ending, length, language, repetition, banned, effect)
+"""Those that ask for nothing but the text, its card, settings and bans: no other story changes their word."""
+FILTERS: tuple[Filter, ...] = (*TEXT_FILTERS, novelty, reference)
 """The order in which `judge` asks; `diversity` depends on what was chosen before, so selection asks it."""
 
 

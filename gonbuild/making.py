@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gonbuild.drawing import Asked, kept_candidates
 from gonbuild.errors import MachineError, Problem
-from gonbuild.filters import Context, StoryIndex, diversity, judge
+from gonbuild.filters import TEXT_FILTERS, Context, StoryIndex, diversity, judge, shipped
 from gonbuild.language import fold
 from gonbuild.placing import in_slots
 from gonbuild.plan import Step
@@ -107,8 +107,8 @@ def still_pass(ws: Workspace, card_id: str) -> bool:
 
 
 def _ships(story: Story, card: Card, ctx: Context) -> bool:
-    """Adds a story that shipped before to the pack if it passes the filters; its end was seen when it was chosen."""
-    candidate = Candidate(card.id, story.candidate or 0, story.text, 1, 0.0, 0.0, ended=True)
+    """Adds a story that shipped before to the pack if it passes the filters."""
+    candidate = shipped(card, story)
     good = judge(candidate, card, ctx).kept and diversity(candidate, card, ctx).kept
     if good:
         ctx.pack.add(story.text, card.effect)
@@ -118,33 +118,46 @@ def _ships(story: Story, card: Card, ctx: Context) -> bool:
 def context(ws: Workspace, pack: Mapping[str, Sequence[Story]]) -> Context:
     """Returns what filters compare with: all training stories, the stories of a pack by card id, and the bans."""
     effects = {card.id: card.effect for card in ws.library.cards}
-    shipped = ((story.text, effects[card]) for card, stories in pack.items() for story in stories)
-    reasons = {fold(ban.text): ban.reason for ban in ws.reviews.bans}
-    return Context(ws.settings.filters, ws.training_index, StoryIndex(shipped), _ban_index(ws), reasons)
+    told = ((story.text, effects[card]) for card, stories in pack.items() for story in stories)
+    return replace(_text_context(ws), training=ws.training_index, pack=StoryIndex(told))
 
 
-def _ban_index(ws: Workspace) -> StoryIndex:
+def _text_context(ws: Workspace) -> Context:
+    """Returns what the text filters compare with: the bans alone, so that no training story need be read."""
     effects = {card.id: card.effect for card in ws.scan.cards}
-    return StoryIndex((ban.text, effects[ban.card]) for ban in ws.reviews.bans)
+    bans = StoryIndex((ban.text, effects[ban.card]) for ban in ws.reviews.bans)
+    reasons = {fold(ban.text): ban.reason for ban in ws.reviews.bans}
+    return Context(ws.settings.filters, StoryIndex(), StoryIndex(), bans, reasons)
 
 
-def banned_slots(ws: Workspace) -> dict[str, dict[str, str]]:
-    """Returns which shipped stories are banned, or too near to one that is, and why: card id -> slot -> reason.
+def refused_slots(ws: Workspace) -> dict[str, dict[str, str]]:
+    """Returns which shipped stories may not stay, and why: card id -> slot -> words that go after "story ... ".
 
-    A story that a person accepted is banned by its own text alone.
+    Banned ones and near copies of them; and those that a filter drops by their text alone, of cards that are as they
+    were when the lock was written: it may come from a stranger. Of what a person accepted, a ban of the very text alone
+    counts.
     """
-    index, limit = _ban_index(ws), ws.settings.filters.max_novelty_bleu
-    reasons = {ban.text: ban.reason for ban in ws.reviews.bans}
+    ctx = _text_context(ws)
     found: dict[str, dict[str, str]] = {}
     for card in ws.scan.cards:
-        for story in ws.stories(card.id):
-            own = next((d.reason for d in ws.reviews.on(card.id, story.text) if d.kind == BAN), "")
-            accepted = ws.reviews.accepts(card.id, story.text)
-            score, near = (0.0, "") if own or accepted else index.nearest(story.text, card.effect)
-            if own or score > limit:
-                why = own or f"near to a story that is ({reasons[near]})"
+        line = ws.lock.lines.get(card.id)
+        same = line is not None and line.inputs == ws.card_inputs(card)
+        for story in line.stories if line else ():
+            if why := _refusal(ws, card, story, ctx, same=same):
                 found.setdefault(card.id, {})[str(story.slot)] = why
     return found
+
+
+def _refusal(ws: Workspace, card: Card, story: Story, ctx: Context, *, same: bool) -> str:
+    if own := next((d.reason for d in ws.reviews.on(card.id, story.text) if d.kind == BAN), ""):
+        return f"is banned: {own}"
+    if ws.reviews.accepts(card.id, story.text):
+        return ""
+    score, near = ctx.bans.nearest(story.text, card.effect)
+    if score > ctx.settings.max_novelty_bleu:
+        return f"is banned: near to a story that is ({ctx.reasons[fold(near)]})"
+    verdicts = (check(shipped(card, story), card, ctx) for check in (TEXT_FILTERS if same else ()))
+    return next((f"is dropped by {v.filter}: {v.reason}" for v in verdicts if not v.kept), "")
 
 
 def draw_round(

@@ -132,6 +132,16 @@ class Project:
         write_aside(self.root / PAGE, render_report(ws, overview(ws, plan)))
         return self.root / PAGE
 
+    def check_copies(self) -> list[Problem]:
+        """Returns which shipped stories are too near to training stories or to each other, with nobody's consent.
+
+        Raises:
+            InputError: as `plan`.
+        """
+        from gonbuild.copies import shipped_copies
+
+        return shipped_copies(self.workspace())
+
     def check_release(self) -> tuple[list[Problem], list[str]]:
         """Returns what stands against a release of the packs, beside their being stale, and notes that do not.
 
@@ -323,7 +333,7 @@ def _plan(ws: Workspace, refresh: Collection[str]) -> Plan:
         row_notes=ws.scan.row_notes,
         pins={card: {slot: _pinned(d) for slot, d in pins.items()} for card, pins in ws.pins.items()},
         accepted=ws.accepted,
-        banned=ws.banned,
+        refused=ws.refused,
         pending=_pending(ws),
     )
     return make_plan(situation, (*ws.scan.notes, *stale_notes(ws.reviews, ws.scan.cards)))
@@ -440,4 +450,4 @@ def write_packs(ws: Workspace, lines: Mapping[str, Line]) -> None:
     write_all_aside(({ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}) | changed)
     for name in ws.pack_bytes.keys() - files.keys():
         (folder / name).unlink()
-    ws.remember_packs(lock, files)
+    ws.remember_build(lock, files)

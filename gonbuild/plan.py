@@ -97,8 +97,8 @@ class Situation:
     """Card id -> slot -> what a person put there."""
     accepted: Callable[[Line], Collection[int]] = lambda _line: ()
     """Slots of a line whose stories people accepted."""
-    banned: Callable[[Line], Mapping[int, str]] = lambda _line: {}
-    """Slots of a line whose stories are banned -> why."""
+    refused: Callable[[Line], Mapping[int, str]] = lambda _line: {}
+    """Slots of a line whose stories may not stay -> why: `is banned: ...`, `is dropped by effect: ...`."""
     pending: tuple[str, ...] = ()
     """Decisions that stand in a pack and not in the reviews."""
 
@@ -150,19 +150,19 @@ def _card_step(card: str, s: Situation) -> Step:
         return _made(card, ("refresh asked for",), [s.adapter], s, first_round=first)
     pins = s.pins.get(card, {})
     changes = _differences(line, s.wanted[card], s)
-    bans = {slot: why for slot, why in s.banned(line).items() if slot not in pins}
-    if not bans and (wording := _standing(line, changes, s)) is not None:
+    refused = {slot: why for slot, why in s.refused(line).items() if slot not in pins}
+    if not refused and (wording := _standing(line, changes, s)) is not None:
         if unplaced := _unplaced(line, pins):
             return Step(card, PLACE, (*changes.reasons, *wording, *unplaced), line.adapter)
         return Step(card, RELOCK, (*changes.reasons, *wording)) if changes.reasons else Step(card, KEEP)
-    reasons = (*changes.reasons, *(f"{card}.{slot} is banned: {why}" for slot, why in bans.items()))
+    reasons = (*changes.reasons, *(f"{card}.{slot} {why}" for slot, why in refused.items()))
     held = s.accepted(line) if changes.reasons else [story.slot for story in line.stories]
     return _made(
         card,
         (*reasons, *_unplaced(line, pins)),
         [*([line.adapter] if s.has_adapter(line.adapter) else []), s.adapter],
         s,
-        held=[n for n in held if changes.card_same and n <= s.wanted[card]["stories"] and n not in {*bans, *pins}],
+        held=[n for n in held if changes.card_same and n <= s.wanted[card]["stories"] and n not in {*refused, *pins}],
     )
 
 

@@ -5,19 +5,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from gonbuild.copies import PACK, near_pairs
 from gonbuild.errors import Problem
-from gonbuild.filters import FILTERS, Context, StoryIndex
+from gonbuild.filters import FILTERS, Context, StoryIndex, shipped
 from gonbuild.glyphs import font_characters, missing_glyphs
 from gonbuild.language import fold, words
-from gonbuild.making import banned_slots, context
-from gonbuild.packs import PACKS
-from gonbuild.records import Candidate, Card, Story
+from gonbuild.making import context, refused_slots
+from gonbuild.records import Card, Story
 from gonbuild.reviews import Decision, Reviews
 from gonbuild.settings import Settings
 from gonbuild.sources import fault
 from gonbuild.workspace import Workspace
-
-PACK = f"{PACKS}/stories.json"
 
 _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 """Unicode categories of what no reader sees, or sees as nothing that was meant."""
@@ -33,8 +31,8 @@ class Release:
     """Card id -> what ships, by slot."""
     reviews: Reviews
     settings: Settings
-    banned: Mapping[str, Mapping[str, str]]
-    """Card id -> slot -> why the story there is banned."""
+    refused: Mapping[str, Mapping[str, str]]
+    """Card id -> slot -> why the story there may not ship: `is banned: ...`."""
     font: frozenset[int] | None = None
     """Code points that the game's font can draw; None where no font is named."""
 
@@ -65,7 +63,7 @@ def check_release(ws: Workspace) -> tuple[list[Problem], list[str]]:
     settings = ws.settings.release
     font, problem = font_characters(ws.root, settings.font) if settings.font else (None, None)
     stories = {card.id: ws.stories(card.id) for card in ws.scan.cards}
-    release = Release(ws.scan.cards, stories, ws.reviews, ws.settings, banned_slots(ws), None if problem else font)
+    release = Release(ws.scan.cards, stories, ws.reviews, ws.settings, refused_slots(ws), None if problem else font)
     problems = [problem] if problem else []
     # Reading the training stories takes two seconds, and only people's own texts are asked about them here.
     notes = release_notes(release, context(ws, {})) if any(release.pin(*told) for told in release.told) else []
@@ -84,8 +82,7 @@ def release_notes(release: Release, ctx: Context) -> list[str]:
     for card, story in release.told:
         if not (pin := release.pin(card, story)):
             continue
-        candidate = Candidate(card.id, 0, story.text, 1, 0.0, 0.0, ended=True)
-        verdicts = [check(candidate, card, ctx) for check in FILTERS]
+        verdicts = [check(shipped(card, story), card, ctx) for check in FILTERS]
         said = [f"{v.filter}: {v.reason}" for v in verdicts if not v.kept]
         near = own.over(story.text, card.effect, limit)
         said += [f"diversity: too near to another pin (BLEU {score:.1f}): {own.texts[at]}" for score, at in near]
@@ -124,30 +121,19 @@ def _stale(release: Release) -> Iterator[Problem]:
         yield Problem(pin.where, what, f"The card says '{card.effect}': pin another text, or take it back.")
 
 
-def _banned(release: Release) -> Iterator[Problem]:
+def _refused(release: Release) -> Iterator[Problem]:
     for card, story in release.told:
-        if why := release.banned.get(card.id, {}).get(str(story.slot)):
-            what = f"story '{story.id}' ships and is banned: {why}"
+        if why := release.refused.get(card.id, {}).get(str(story.slot)):
+            what = f"story '{story.id}' ships and {why}"
             yield Problem(release.where(card, story), what, "`gonbuild stories` puts another in its place.")
 
 
 def _alike(release: Release) -> Iterator[Problem]:
-    """Names each two stories that are near-duplicates, but for two that people pinned.
-
-    BLEU is another one in the other direction, and which of two stories was chosen first is not known: a pair that
-    selection can have let pass, in either order, is none.
-    """
-    limit, index = release.settings.filters.max_diversity_bleu, StoryIndex()
-    for card, story in release.told:
-        for score, at in index.over(story.text, card.effect, limit):
-            other_card, other = release.told[at]
-            back, _ = StoryIndex([(story.text, card.effect)]).nearest(other.text, other_card.effect)
-            both_pinned = release.pin(card, story) and release.pin(other_card, other)
-            if back > limit and not both_pinned:
-                what = f"stories '{other.id}' and '{story.id}' are near-duplicates: BLEU {back:.1f} and {score:.1f}"
-                wanted = f"Wanted at most {limit:.1f}, effects left out (filters.max_diversity_bleu): ban or edit one."
-                yield Problem(PACK, what, wanted)
-        index.add(story.text, card.effect)
+    """Names each two stories that are near-duplicates, but for two that people pinned."""
+    pinned = {story.id for card, story in release.told if release.pin(card, story)}
+    for first, second, problem in near_pairs(release.told, release.settings.filters.max_diversity_bleu):
+        if not {first, second} <= pinned:
+            yield problem
 
 
 def _openings(release: Release) -> Iterator[Problem]:
@@ -186,4 +172,4 @@ def _unseen(text: str) -> str:
     return ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, 'unnamed character')}" for c in found)
 
 
-RULES: tuple[Callable[[Release], Iterator[Problem]], ...] = (_accepted, _stale, _banned, _alike, _openings, _texts)
+RULES: tuple[Callable[[Release], Iterator[Problem]], ...] = (_accepted, _stale, _refused, _alike, _openings, _texts)

@@ -19,7 +19,7 @@ from gonbuild.errors import MachineError, Problem
 from gonbuild.records import canonical, digest
 
 MANIFEST = "manifest.json"
-KINDS = ("adapter", "bans", "candidates", "identity", "library", "packs", "quarantine", "training")
+KINDS = ("adapter", "candidates", "copies", "identity", "library", "packs", "quarantine", "refused", "training")
 
 
 @dataclass(frozen=True)

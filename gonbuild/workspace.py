@@ -332,28 +332,30 @@ class Workspace:
         """Returns the slots of a line whose stories people accepted."""
         return [s.slot for s in line.stories if self.reviews.accepts(line.card, s.text)]
 
-    def banned(self, line: Line) -> dict[int, str]:
-        """Returns the slots of a line whose stories are banned, or too near to one that is, and why."""
-        return {int(slot): why for slot, why in self._banned.get(line.card, {}).items()}
+    def refused(self, line: Line) -> dict[int, str]:
+        """Returns the slots of a line whose stories may not stay, and why: `making.refused_slots` says which."""
+        return {int(slot): why for slot, why in self._refused.get(line.card, {}).items()}
 
     @cached_property
-    def _banned(self) -> dict[str, dict[str, str]]:
-        if not self.reviews.bans:
-            return {}
-        inputs = {
-            "reviews": digest(self.review_bytes),
-            "lock": digest(self.lock_bytes),
-            "effects": {card.id: card.effect for card in self.scan.cards},
-            "limit": self.settings.filters.max_novelty_bleu,
-            "step": FILTERS_STEP,
-        }
-        found: dict[str, dict[str, str]] = self.store.memo("bans", inputs, self._find_banned)
+    def _refused(self) -> dict[str, dict[str, str]]:
+        inputs = self.shipped_inputs(self.lock_bytes)
+        found: dict[str, dict[str, str]] = self.store.memo("refused", inputs, self._find_refused)
         return found
 
-    def _find_banned(self) -> dict[str, dict[str, str]]:
-        from gonbuild.making import banned_slots
+    def shipped_inputs(self, lock: bytes) -> dict[str, Any]:
+        """Everything that decides whether the stories of a lock pass."""
+        return {
+            "lock": digest(lock),
+            "library": self.scan.key,
+            "reviews": digest(self.review_bytes),
+            "settings": self.settings_key,
+            "stories": self.settings.selection.stories,
+        }
 
-        return banned_slots(self)
+    def _find_refused(self) -> dict[str, dict[str, str]]:
+        from gonbuild.making import refused_slots
+
+        return refused_slots(self)
 
     def render(self, lines: Mapping[str, Line]) -> dict[str, bytes]:
         """Returns every pack file's bytes for the lines of a lock."""
@@ -404,7 +406,7 @@ class Workspace:
             rendered = self.render(self.lock.lines)
             wanted, why = _digests(rendered), "is not what the lock, the cards and the templates give"
             if wanted == self._found:
-                self.remember_packs(self.lock_bytes, rendered)
+                self._remember_packs(self.lock_bytes, rendered)
         names = sorted(n for n in {*wanted, *self._found} if wanted.get(n) != self._found.get(n))
         reasons = {name: why if name in self._found else "missing" for name in names}
         return {name: reasons[name] if name in self._pack_names else "no deck makes it any more" for name in names}
@@ -420,8 +422,12 @@ class Workspace:
         told: dict[str, str] | None = self.store.read_json("packs", digest(self._pack_inputs(self.lock_bytes)))
         return told
 
-    def remember_packs(self, lock: bytes, files: Mapping[str, bytes]) -> None:
-        """Notes the digests of pack files that belong to a lock."""
+    def remember_build(self, lock: bytes, files: Mapping[str, bytes]) -> None:
+        """Notes what a build knows of the lock and the pack files that it wrote: all stories there passed."""
+        self._remember_packs(lock, files)
+        self.store.memo("refused", self.shipped_inputs(lock), dict)
+
+    def _remember_packs(self, lock: bytes, files: Mapping[str, bytes]) -> None:
         self.store.memo("packs", self._pack_inputs(lock), lambda: _digests(files))
 
     def _pack_inputs(self, lock: bytes) -> dict[str, Any]:

@@ -150,10 +150,20 @@ def test_approved_story_outlives_other_settings(desk: Desk) -> None:
 
 
 def test_taking_a_decision_back_leaves_what_ships(desk: Desk) -> None:
-    desk.pin("rung-001", 1, "Bé gieo hạt trên đồi. Rừng tăng 2 điểm.")
+    desk.pin("rung-001", 1, "Bé gieo hạt keo trên đồi vắng mỗi sớm mai. Rừng tăng 2 điểm.")
     shipped = rebuilt(desk)
     assert [d.kind for d in desk.take_back(lambda d: d.card == "rung-001")] == ["pin"]
     assert rebuilt(desk) == shipped
+
+
+def test_text_that_no_filter_passes_goes_when_nobody_vouches_for_it_any_more(desk: Desk) -> None:
+    first = rebuilt(desk)
+    desk.pin("rung-001", 1, "Bé gieo hạt. Rừng tăng 2 điểm.")
+    rebuilt(desk)
+    desk.take_back(lambda d: d.card == "rung-001")
+    (step,) = [step for step in desk.project.plan().cards if step.changes]
+    assert step.reasons == ("rung-001.1 is dropped by length: 7 words are too few, wanted 12 or more",)
+    assert rebuilt(desk) == first
 
 
 def test_card_whose_every_slot_is_pinned_never_meets_a_model(tmp_path: Path) -> None:

@@ -163,14 +163,17 @@ def test_card_whose_every_slot_is_pinned_needs_no_candidate() -> None:
 
 
 def test_ban_makes_its_slot_anew_and_holds_the_others() -> None:
-    plan = make_plan(situation(lock=lock_of("Một.", "Hai."), banned=lambda line: {2: "sai"}))
+    plan = make_plan(situation(lock=lock_of("Một.", "Hai."), refused=lambda line: {2: "is banned: sai"}))
     assert plan.cards[0].action == "generate"
     assert plan.cards[0].reasons == ("a-1.2 is banned: sai",)
     assert plan.cards[0].held == (1,)
 
 
 def test_ban_of_a_slot_that_is_pinned_over_needs_no_candidate() -> None:
-    assert step(lock=lock_of("Một.", "Hai."), pins=PINS, banned=lambda line: {1: "sai"}) == ("place", ("a-1.1 pinned",))
+    assert step(lock=lock_of("Một.", "Hai."), pins=PINS, refused=lambda line: {1: "is banned: sai"}) == (
+        "place",
+        ("a-1.1 pinned",),
+    )
 
 
 def test_approved_stories_outlive_settings_but_no_other_effect() -> None:

@@ -91,7 +91,7 @@ def test_stale_pin_is_a_problem_and_one_for_todays_effect_is_none() -> None:
 
 
 def test_banned_story_that_ships_is_a_problem() -> None:
-    banned = replace(release(), banned={"rung-001": {"2": "chim không làm tổ lúc này"}})
+    banned = replace(release(), refused={"rung-001": {"2": "is banned: chim không làm tổ lúc này"}})
     assert found(banned) == [
         f"{PACK}: story 'rung-001.2' ships and is banned: chim không làm tổ lúc này. "
         "`gonbuild stories` puts another in its place."
