@@ -15,7 +15,7 @@ from typing import Any
 from gonbuild.model import Base  # before the libraries: it sets the environment that they read
 
 # isort: split
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
@@ -23,6 +23,10 @@ from torch import nn
 from gonbuild.errors import InputError, Problem
 
 CURE = "Delete its folder (in the cache, and in cache.remote where it came from there), then `gonbuild train`."
+NUMBERS = ("r", "lora_alpha", "lora_dropout")
+LISTS = ("target_modules", "layers_to_transform")
+OWN = frozenset((*NUMBERS, *LISTS, "base_model_name_or_path", "inference_mode", "peft_version"))
+"""Keys of a config that an adapter's settings decide, or that decide nothing."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -102,8 +106,8 @@ def _check_adapter(base: Base, folder: Path) -> None:
         made_for = config.get("base_model_name_or_path")
         what = f"the adapter was made for '{made_for}', and model.base is '{base.files.name}'"
         problems.append(Problem(where, what, "Set model.base to the one, or train again for the other."))
-    elif config.get("auto_mapping") or config.get("peft_type") != "LORA":
-        problems.append(Problem(where, "the adapter is not a plain LoRA", CURE))
+    elif odd := _odd_keys(config):
+        problems.append(Problem(where, f"the adapter is not a plain LoRA: its {CONFIG} sets {', '.join(odd)}", CURE))
     problems = problems or list(_wrong_shapes(base, folder, config))
     if problems:
         raise InputError(problems)
@@ -114,6 +118,20 @@ def _adapter_config(folder: Path) -> Any:
         config = json.loads((folder / CONFIG).read_bytes())
         return config if isinstance(config, dict) else None
     return None
+
+
+def _odd_keys(config: dict[str, Any]) -> list[str]:
+    """Names what a config sets beyond what gonbuild writes there: PEFT would load modules, or run patterns, by it."""
+    plain = LoraConfig(task_type="CAUSAL_LM").to_dict()
+    odd = [key for key in config.keys() - OWN if config[key] and config[key] != plain.get(key)]
+    odd += [key for key in LISTS if not _is_list(config.get(key))]
+    odd += [key for key in NUMBERS if type(config.get(key)) not in (int, float)]
+    return sorted(odd)
+
+
+def _is_list(value: Any) -> bool:
+    """Tells whether a value is a list of names or of numbers, or nothing: PEFT takes a text for a pattern."""
+    return value is None or (isinstance(value, list) and all(type(x) in (str, int) for x in value))
 
 
 def _wrong_shapes(base: Base, folder: Path, config: dict[str, Any]) -> Iterator[Problem]:

@@ -1,12 +1,18 @@
-"""Owns writing folders whole or not at all, and saying that a disk is full; knows nothing of what is written."""
+"""Owns folders that are whole or not there, knowing what they held, and saying that a disk is full.
+
+It knows nothing of what is written.
+"""
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from gonbuild.errors import MachineError, Problem
 
@@ -15,6 +21,7 @@ FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is too large",
 }
+SEAL = "seal.json"
 TORCH_WRITER = "inline_container"
 """In what torch says when a file cannot be written; the reason is lost there."""
 
@@ -67,6 +74,63 @@ def folder_aside(target: Path) -> Iterator[Path]:
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def links_out(root: Path, names: Iterable[str]) -> list[Problem]:
+    """Names the folders of a project that are links to elsewhere: a build would write there, or clear it away."""
+    home = os.path.realpath(root)
+    return [
+        Problem(name, "is a link that leaves the project", "Put a folder there; GONBUILD_CACHE moves the cache.")
+        for name in names
+        if (root / name).is_symlink() and os.path.commonpath([home, os.path.realpath(root / name)]) != home
+    ]
+
+
+def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns `sha256` and `size` in bytes of each file in a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": _sha256(path), "size": path.stat().st_size} for path in files
+    }
+
+
+def damage(folder: Path, files: Mapping[str, Mapping[str, Any]], beside: str) -> str:
+    """Says how a folder differs from the files that it was written with, empty where it does not.
+
+    `beside` is a file that tells of the others and not of itself. Links are none of ours, wherever they lead.
+    """
+    links = [folder, *(path for path in folder.rglob("*") if path.is_symlink())]
+    if links[0].is_symlink() or links[1:]:
+        return f"{links[-1].name} is a link"
+    if more := sorted({p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {*files, beside}):
+        return f"{more[0]} does not belong there"
+    for name, told in files.items():
+        try:
+            found = _sha256(folder / name)
+        except OSError:
+            return f"{name} is missing"
+        if found != told["sha256"]:
+            return f"{name} does not match its sha256"
+    return ""
+
+
+def seal(folder: Path) -> None:
+    """Notes in a folder what it holds, so that `is_sealed` can tell that it is still so."""
+    (folder / SEAL).unlink(missing_ok=True)
+    (folder / SEAL).write_text(json.dumps(file_digests(folder), indent=1) + "\n", encoding="utf-8")
+
+
+def is_sealed(folder: Path) -> bool:
+    """Tells whether a folder holds what it did when it was sealed."""
+    try:
+        return not damage(folder, json.loads((folder / SEAL).read_bytes()), SEAL)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:  # adapters are some hundred MB: hashed as they are read, never held
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:

@@ -71,11 +71,11 @@ def read_lock(data: bytes, *, checked: bool = False) -> Lock:
     lines: dict[str, Line] = {}
     settings: dict[str, Mapping[str, Any]] = {}
     problems = []
+    restore = "Resolve the merge, or restore it with `git checkout HEAD -- build`; without it every card is made again."
+    if data and not data.endswith(b"\n"):
+        problems.append(Problem(LOCK, "breaks off: its last line has no end", restore))
     for number, raw in enumerate(data.splitlines(), 1):
-        cure = (
-            "Resolve the merge, or restore it with `git checkout HEAD -- build`; without it every card is made again."
-        )
-        what = ""
+        cure, what = restore, ""
         try:
             row = json.loads(raw)
             if "values" in row:

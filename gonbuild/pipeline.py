@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gonbuild import packs
 from gonbuild.base import locate_base
 from gonbuild.decisions import told
-from gonbuild.disk import folder_aside
+from gonbuild.disk import folder_aside, links_out
 from gonbuild.drawing import Draw, draw_here
 from gonbuild.errors import GonbuildError, InputError, Problem, near
 from gonbuild.models import Models
@@ -26,13 +26,15 @@ from gonbuild.remote import Remote
 from gonbuild.report import candidates_jsonl, card_history
 from gonbuild.reviews import EDIT, Decision, stale_notes
 from gonbuild.settings import Settings, load_settings
-from gonbuild.store import Store, write_all_aside, write_aside
+from gonbuild.store import KINDS, Store, write_all_aside, write_aside
 from gonbuild.workspace import Workspace
 
 if TYPE_CHECKING:
     from gonbuild.making import Made
 
 REPORT = "build/report"
+CACHE = "build/cache"
+FOLDERS = ("cards", "cards/examples", "templates", "build", packs.PACKS, REPORT, CACHE)
 CANDIDATES = f"{REPORT}/candidates.jsonl"
 MOST_CANDIDATES = 1024
 REPORTED = 500
@@ -303,10 +305,12 @@ def load_project(path: Path | str = ".", profile: str | None = None) -> Project:
     """Opens the project in a folder: its settings are read and checked, nothing else is done yet.
 
     Raises:
-        InputError: no pyproject.toml there, or settings that are wrong.
+        InputError: no pyproject.toml there, settings that are wrong, or folders of a build that lie elsewhere.
     """
     root = Path(path).resolve()
-    cache = Path(os.environ.get("GONBUILD_CACHE") or root / "build" / "cache")
+    cache = Path(os.environ.get("GONBUILD_CACHE") or root / CACHE)
+    if problems := links_out(root, (*FOLDERS, *(f"{CACHE}/{kind}" for kind in KINDS))):
+        raise InputError(problems)
     return Project(root, load_settings(root, profile), Store(cache))
 
 

@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
+from gonbuild.sources import read_bytes
+
+SETTINGS_BYTES = 1 << 20
 
 
 class Stage(BaseModel):
@@ -321,7 +324,7 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
     """
     path = root / "pyproject.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text(path, root)
         table = _table(_table(tomllib.loads(text), "tool"), "gonbuild")
     except FileNotFoundError:
         raise InputError(Problem(str(path), "no such file", "Run gonbuild in a project, or name it: --root.")) from None
@@ -334,6 +337,18 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
             table = {**table, "profile": name}
             break
     return _with_remote(parse_settings(table, text), os.environ.get("GONBUILD_REMOTE", ""))
+
+
+def _text(path: Path, root: Path) -> str:
+    """Reads the file, which is no larger than any that a person wrote."""
+    if not path.exists():
+        raise FileNotFoundError
+    data, problem = read_bytes(path, root, SETTINGS_BYTES)
+    if len(data) > SETTINGS_BYTES:
+        problem = Problem("pyproject.toml", f"is larger than {SETTINGS_BYTES >> 20} MiB")
+    if problem:
+        raise InputError(problem)
+    return data.decode("utf-8")
 
 
 def _with_remote(settings: Settings, url: str) -> Settings:

@@ -4,7 +4,7 @@ It knows nothing of cards or models, and a damaged entry is a miss, never an err
 """
 
 import contextlib
-import hashlib
+import glob
 import json
 import os
 import shutil
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gonbuild.disk import full_disk_named
+from gonbuild.disk import damage, file_digests, full_disk_named
 from gonbuild.errors import MachineError, Problem
 from gonbuild.records import canonical, digest
 
@@ -53,10 +53,10 @@ class Store:
         if not folder.is_dir():
             return None
         manifest = self.manifest(kind, key)
-        damage = "no readable manifest" if manifest is None else _damage(folder, manifest)
-        if not damage:
+        wrong = "no readable manifest" if manifest is None else damage(folder, manifest["files"], MANIFEST)
+        if not wrong:
             return folder
-        self._quarantine(folder, damage)
+        self._quarantine(folder, wrong)
         return None
 
     def put(self, kind: str, key: str, inputs: Any, fill: Callable[[Path], None]) -> Path:
@@ -74,11 +74,10 @@ class Store:
             aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
             try:
                 fill(aside)
-                files = {}
-                for path in sorted(p for p in aside.rglob("*") if p.is_file()):
-                    path.chmod(aside.stat().st_mode & 0o666)  # safetensors' are for one user alone, likewise
-                    _sync(path)
-                    files[path.relative_to(aside).as_posix()] = {"sha256": _sha256(path), "size": path.stat().st_size}
+                files = file_digests(aside)
+                for name in files:
+                    (aside / name).chmod(aside.stat().st_mode & 0o666)  # safetensors' are for one user alone, likewise
+                    _sync(aside / name)
                 write_aside(aside / MANIFEST, manifest_bytes(kind, key, inputs, files))
                 try:
                     aside.rename(target)
@@ -97,6 +96,8 @@ class Store:
         Of other work that did not end, the two latest stay.
         """
         folder = self.root / kind / key
+        if folder.is_symlink():  # work would be done, and cleared away, wherever it leads
+            folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         others = sorted((f for f in folder.parent.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)
         for other in others[:-2]:
@@ -141,6 +142,7 @@ class Store:
         path = self.root / name
         try:
             with FileLock(path, timeout=timeout_s, fallback_to_soft=False):
+                self._sweep()
                 yield
         except Timeout:
             wanted = "Wait for it, or raise machine.lock_timeout_s."
@@ -163,23 +165,36 @@ class Store:
                     shutil.rmtree(self.root / kind)
 
     def manifest(self, kind: str, key: str) -> Any:
-        """Returns what an entry says of itself, None where it is not there: `files`, `inputs`, `key` and `kind`."""
+        """Returns what an entry says of itself, None where it is not there: `files`, `inputs`, `key` and `kind`.
+
+        It is taken at its word only if it is, to the byte, what would be written for this key: inputs that are told
+        are those that the key is the digest of.
+        """
         try:
-            manifest = json.loads((self.root / kind / key / MANIFEST).read_bytes())
-            sound = manifest["key"] == key and all(
-                isinstance(f["size"], int) and isinstance(f["sha256"], str) for f in manifest["files"].values()
+            data = (self.root / kind / key / MANIFEST).read_bytes()
+            manifest = json.loads(data)
+            sound = (
+                data == manifest_bytes(kind, key, manifest["inputs"], manifest["files"])
+                and (manifest["inputs"] is None or digest(manifest["inputs"]) == key)
+                and all(isinstance(f["size"], int) and isinstance(f["sha256"], str) for f in manifest["files"].values())
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return manifest if sound else None
 
-    def _quarantine(self, folder: Path, damage: str) -> None:
+    def _sweep(self) -> None:
+        """Removes what builds that were killed left half written; who writes without the lock only remembers things."""
+        for kind in KINDS:
+            for aside in (self.root / kind).glob(".*"):
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _quarantine(self, folder: Path, wrong: str) -> None:
         with contextlib.suppress(OSError):  # where it cannot be set aside it stays a miss
             aside = self.root / "quarantine"
             aside.mkdir(parents=True, exist_ok=True)
             place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name[:16]}-", dir=aside))
             folder.rename(place / folder.name)
-        self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({damage}); it is made again")
+        self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({wrong}); it is made again")
 
 
 def write_aside(path: Path, data: bytes) -> None:
@@ -192,12 +207,18 @@ def write_aside(path: Path, data: bytes) -> None:
 
 
 def write_all_aside(files: Mapping[Path, bytes]) -> None:
-    """Writes files as `write_aside` does, in their order, and none of them before all their bytes are on the disk."""
+    """Writes files as `write_aside` does, in their order, and none of them before all their bytes are on the disk.
+
+    What a process that was killed left half written of the same files goes.
+    """
     asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, data in files.items():
             with full_disk_named(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                    if not _runs(left.name.split(".")[-2]):
+                        left.unlink(missing_ok=True)
                 _write(asides[path], data)
         for path, aside in asides.items():
             aside.replace(path)
@@ -205,6 +226,19 @@ def write_all_aside(files: Mapping[Path, bytes]) -> None:
     finally:
         for aside in asides.values():
             aside.unlink(missing_ok=True)
+
+
+def _runs(number: str) -> bool:
+    """Tells whether there is another process of this number here."""
+    if not number.isdigit() or int(number) == os.getpid():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -224,19 +258,3 @@ def manifest_bytes(kind: str, key: str, inputs: Any, files: Any) -> bytes:
     """Returns the manifest of an entry as it is written, here and in a remote."""
     value = {"files": files, "inputs": inputs, "key": key, "kind": kind}
     return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:  # adapters are some hundred MB: hashed as they are read, never held
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damage(folder: Path, manifest: Any) -> str:
-    for name, told in manifest["files"].items():
-        try:
-            found = _sha256(folder / name)
-        except OSError:
-            return f"{name} is missing"
-        if found != told["sha256"]:
-            return f"{name} does not match its sha256"
-    return ""

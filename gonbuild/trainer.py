@@ -12,12 +12,14 @@ from gonbuild.model import Base  # before the libraries: it sets the environment
 # isort: split
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
+from gonbuild.disk import seal
 from gonbuild.packing import IGNORED, attention_mask, pack
 from gonbuild.qlora import compute_together
 from gonbuild.records import Progress
@@ -128,6 +130,12 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # the library has no type
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         self.progress(self.what, state.global_step, state.max_steps)
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Seals a checkpoint once each process has written its part: nobody goes on from one that changed since."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_log(self, _args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:

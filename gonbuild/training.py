@@ -27,6 +27,7 @@ from torch.utils import deterministic
 from transformers import set_seed
 
 from gonbuild.adapter import CONFIG, detach_adapter, nothing_printed
+from gonbuild.disk import SEAL, is_sealed
 from gonbuild.errors import InputError, MachineError, Problem
 from gonbuild.ranks import processes
 from gonbuild.records import Progress, Row, quiet
@@ -141,11 +142,11 @@ def agree(device: str, wait_s: float, *, train: bool) -> bool:
 
 
 def _last_checkpoint(journal: Journal) -> str | None:
-    """Returns the newest checkpoint that was written whole: the state is the last of its files."""
+    """Returns the newest checkpoint that is as it was written: its seal is the last of its files."""
     if journal.folder is None:
         return None
-    states = journal.folder.glob("checkpoint-*/trainer_state.json")
-    whole = [state.parent for state in states if _is_json(state) and _has_each_dropout(state.parent)]
+    seals = journal.folder.glob(f"checkpoint-*/{SEAL}")
+    whole = [seal.parent for seal in seals if is_sealed(seal.parent) and _has_each_dropout(seal.parent)]
     return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
 
 
@@ -154,13 +155,6 @@ def _has_each_dropout(checkpoint: Path) -> bool:
     count = processes()
     wanted = {"rng_state.pth"} if count == 1 else {f"rng_state_{number}.pth" for number in range(count)}
     return {path.name for path in checkpoint.glob("rng_state*.pth")} == wanted
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_bytes()), dict)
-    except (OSError, ValueError):
-        return False
 
 
 def _diverged(what: str, journal: Journal) -> Problem:

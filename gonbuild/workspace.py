@@ -3,6 +3,7 @@
 It reads and remembers, decides nothing, and writes nothing but memos into the store.
 """
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # A step's version: raised by whoever changes what the step makes of the same inputs.
 LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 2, 3
 PREFERENCES_STEP = 1
+READ_BYTES, LOCK_BYTES = 1 << 30, 128 << 20
+"""What is read of a file at most; 128 MiB of lock are some 30,000 cards."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,19 @@ class Workspace:
         vars(ws).update({name: value for name, value in vars(self).items() if name in inputs})
         return ws
 
-    def read(self, name: str) -> bytes:
-        """Returns a file's bytes, none where there is no such file."""
+    def read(self, name: str, limit: int = READ_BYTES) -> bytes:
+        """Returns a file's bytes, none where there is no such file.
+
+        Raises:
+            InputError: it is larger than `limit` bytes, cannot be read, or is a link out of the project.
+        """
         path = self.root / name
-        return path.read_bytes() if path.is_file() else b""
+        data, problem = read_bytes(path, self.root, limit) if os.path.lexists(path) else (b"", None)
+        if len(data) > limit:
+            problem = Problem(name, f"is larger than {limit >> 20} MiB", "Delete it, or restore the earlier one.")
+        if problem:
+            raise InputError(problem)
+        return data
 
     @cached_property
     def library(self) -> "Library":
@@ -126,7 +138,7 @@ class Workspace:
         """The cheap steps' results, from the store while no file of theirs has changed."""
         inputs = {
             "files": {
-                path.relative_to(self.root).as_posix(): digest(path.read_bytes())
+                path.relative_to(self.root).as_posix(): digest(read_bytes(path, self.root, READ_BYTES)[0])
                 for pattern in ("cards/*.y*ml", "cards/examples/*.jsonl", "templates/*")
                 for path in sorted(self.root.glob(pattern))
                 if path.is_file() and path != self.root / REVIEWS
@@ -186,11 +198,7 @@ class Workspace:
         Raises:
             InputError: it cannot be read, or is a link out of the project.
         """
-        path = self.root / REVIEWS
-        data, problem = read_bytes(path, self.root, REVIEWS_BYTES) if path.exists() else (b"", None)
-        if problem:
-            raise InputError(problem)
-        return data
+        return self.read(REVIEWS, REVIEWS_BYTES)
 
     @cached_property
     def reviews(self) -> Reviews:
@@ -291,7 +299,7 @@ class Workspace:
     @cached_property
     def lock_bytes(self) -> bytes:
         """The lock as it stands on the disk."""
-        return self.read(packs.LOCK)
+        return self.read(packs.LOCK, LOCK_BYTES)
 
     @cached_property
     def lock(self) -> Lock:
@@ -301,7 +309,8 @@ class Workspace:
     @cached_property
     def pack_bytes(self) -> dict[str, bytes]:
         """Every pack file's bytes by name; a file in the folder that no build wrote is none of ours."""
-        found = {p.name: p.read_bytes() for p in sorted((self.root / packs.PACKS).glob("*")) if p.is_file()}
+        paths = [p for p in sorted((self.root / packs.PACKS).glob("*")) if p.is_file()]
+        found = {p.name: read_bytes(p, self.root, READ_BYTES)[0] for p in paths}  # a link out is not what we wrote
         return {n: data for n, data in found.items() if n in self._pack_names or data.startswith(packs.JSON_HEAD)}
 
     @cached_property

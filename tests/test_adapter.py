@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gonbuild.adapter import attach_adapter, detach_adapter
 from gonbuild.base import locate_base
+from gonbuild.disk import seal
 from gonbuild.errors import InputError, MachineError
 from gonbuild.machine import training_is_exact
 from gonbuild.model import load_base
@@ -267,10 +268,12 @@ def test_checkpoint_of_another_number_of_processes_is_passed_over(folder, tmp_pa
         train_adapter(load(folder), ROWS, SETTINGS, tmp_path / "lost", stop_after(5), Journal(work, every=2))
     assert _last_checkpoint(Journal(work)) == str(work / "checkpoint-4")
     (work / "checkpoint-4" / "rng_state.pth").rename(work / "checkpoint-4" / "rng_state_0.pth")
+    seal(work / "checkpoint-4")
     assert _last_checkpoint(Journal(work)) == str(work / "checkpoint-2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert _last_checkpoint(Journal(work)) is None
     (work / "checkpoint-4" / "rng_state_1.pth").touch()
+    seal(work / "checkpoint-4")
     assert _last_checkpoint(Journal(work)) == str(work / "checkpoint-4")
 
 
@@ -287,11 +290,14 @@ def test_launchers_own_precision_changes_nothing(base, trained, tmp_path, monkey
     assert weights(tmp_path) == weights(trained[0])
 
 
-def test_half_written_checkpoint_is_passed_over(folder, tmp_path):
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_checkpoint_of_which_a_byte_changed_is_passed_over(folder, tmp_path, name):
     work = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
         train_adapter(load(folder), ROWS, SETTINGS, tmp_path / "lost", stop_after(5), Journal(work, every=2))
-    (work / "checkpoint-4" / "trainer_state.json").write_text("{")
+    data = bytearray((work / "checkpoint-4" / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (work / "checkpoint-4" / name).write_bytes(data)
     told = []
     train_adapter(load(folder), ROWS, SETTINGS, tmp_path / "a", lambda *step: told.append(step[1]), Journal(work, 2))
     assert told[0] == 2
@@ -348,6 +354,28 @@ def test_adapter_of_another_base_is_refused(base, copy):
     config = json.loads((copy / "adapter_config.json").read_text()) | {"base_model_name_or_path": "big"}
     (copy / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="made for 'big', and model.base is 'small'"):
+        attach_adapter(base, copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"auto_mapping": {"base_model_class": "X", "parent_library": "os"}}, "auto_mapping"),
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+        ({"target_modules": "(a+)+$"}, "target_modules"),
+        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern"),
+        ({"use_dora": True}, "use_dora"),
+        ({"lora_alpha": "8"}, "lora_alpha"),
+        ({"r": None}, "r"),
+        ({"something_new": {"a": 1}}, "something_new"),
+    ],
+)
+def test_config_that_asks_for_more_than_plain_lora_is_refused(base, copy, change, key):
+    config = json.loads((copy / "adapter_config.json").read_text()) | change
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"is not a plain LoRA: its adapter_config.json sets {key}[.]"):
         attach_adapter(base, copy)
 
 

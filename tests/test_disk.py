@@ -60,9 +60,9 @@ def left(folder: Path) -> list[str]:
 def test_full_disk_leaves_no_half_entry_and_is_named(small_disk: Path, writer: str) -> None:
     store = Store(small_disk / "cache")
     with pytest.raises(MachineError, match=r"small/cache/adapter/k1: cannot be written: the disk is full.*Free some"):
-        store.put("adapter", "k1", {}, WRITERS[writer])
+        store.put("adapter", "k1", None, WRITERS[writer])
     assert left(small_disk) == []
-    store.put("adapter", "k1", {}, lambda folder: (folder / "small.bin").write_bytes(b"x"))
+    store.put("adapter", "k1", None, lambda folder: (folder / "small.bin").write_bytes(b"x"))
     assert store.get("adapter", "k1") is not None
 
 
@@ -72,7 +72,7 @@ def test_limit_on_file_sizes_is_met_in_the_same_way(tmp_path: Path, writer: str)
     with pytest.raises(
         MachineError, match=r"cache/adapter/k1: cannot be written: the (file is too large|disk is full)"
     ):
-        Store(tmp_path / "cache").put("adapter", "k1", {}, WRITERS[writer])
+        Store(tmp_path / "cache").put("adapter", "k1", None, WRITERS[writer])
     assert left(tmp_path) == []
 
 

@@ -45,7 +45,7 @@ def forged(**changes: object) -> bytes:
         return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
     row = {"card": "a", "inputs": {"settings": "0" * 64}, "adapter": "0" * 64, "stories": [], "signature": "s"}
-    assert read_lock(written({**row, "digest": digest(row)})).lines
+    assert read_lock(written({**row, "digest": digest(row)}) + b"\n").lines
     row |= changes
     return written({**row, "digest": digest(written(row))})
 
@@ -119,7 +119,13 @@ def test_line_that_is_none_is_named(raw: bytes) -> None:
 def test_card_with_two_lines_is_named() -> None:
     data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES}))
     with pytest.raises(InputError, match="lock.jsonl:3: card 'a-1' stands in a line above already"):
-        read_lock(data + data.splitlines()[1])
+        read_lock(data + data.splitlines()[1] + b"\n")
+
+
+def test_lock_that_breaks_off_is_named() -> None:
+    data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES}))
+    with pytest.raises(InputError, match=r"build/stories.lock.jsonl: breaks off: its last line has no end[.] Resolve"):
+        read_lock(data[:-1])
 
 
 def test_all_bad_lines_are_named_at_once() -> None:

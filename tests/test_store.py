@@ -1,10 +1,13 @@
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from gonbuild.errors import MachineError
-from gonbuild.store import Store, write_aside
+from gonbuild.records import digest
+from gonbuild.store import Store, manifest_bytes, write_all_aside, write_aside
 
 
 @pytest.fixture
@@ -24,13 +27,13 @@ def fill(folder: Path) -> None:
 
 
 def test_entry_comes_back_whole_with_its_inputs(store: Store) -> None:
-    store.put("adapter", "k1", {"epochs": 3}, fill)
-    folder = store.get("adapter", "k1")
+    store.put("adapter", digest({"epochs": 3}), {"epochs": 3}, fill)
+    folder = store.get("adapter", digest({"epochs": 3}))
     assert folder is not None
     assert (folder / "a.bin").read_bytes() == b"weights"
     assert (folder / "deep" / "b.txt").read_text() == "text"
-    assert store.inputs("adapter", "k1") == {"epochs": 3}
-    assert store.has("adapter", "k1")
+    assert store.inputs("adapter", digest({"epochs": 3})) == {"epochs": 3}
+    assert store.has("adapter", digest({"epochs": 3}))
 
 
 def test_missing_entry_is_a_miss_without_a_warning(store: Store, warnings: list[str]) -> None:
@@ -42,7 +45,7 @@ def test_missing_entry_is_a_miss_without_a_warning(store: Store, warnings: list[
 
 def test_every_flipped_byte_is_a_miss_and_is_set_aside(store: Store, warnings: list[str]) -> None:
     for place in range(len(b"weights")):
-        folder = store.put("adapter", "k1", {}, fill)
+        folder = store.put("adapter", "k1", None, fill)
         data = bytearray((folder / "a.bin").read_bytes())
         data[place] ^= 1
         (folder / "a.bin").write_bytes(data)
@@ -54,7 +57,7 @@ def test_every_flipped_byte_is_a_miss_and_is_set_aside(store: Store, warnings: l
 
 @pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b'{"key": "other", "files": {}}', b"\xff\xfe", b"[" * 100_000])
 def test_half_written_or_foreign_manifest_is_a_miss(store: Store, warnings: list[str], manifest: bytes) -> None:
-    folder = store.put("adapter", "k1", {}, fill)
+    folder = store.put("adapter", "k1", None, fill)
     (folder / "manifest.json").write_bytes(manifest)
     assert not store.has("adapter", "k1")
     assert store.get("adapter", "k1") is None
@@ -62,7 +65,7 @@ def test_half_written_or_foreign_manifest_is_a_miss(store: Store, warnings: list
 
 
 def test_truncated_or_missing_file_is_seen_without_reading_it(store: Store) -> None:
-    folder = store.put("adapter", "k1", {}, fill)
+    folder = store.put("adapter", "k1", None, fill)
     (folder / "a.bin").write_bytes(b"w")
     assert not store.has("adapter", "k1")
     (folder / "a.bin").unlink()
@@ -76,13 +79,13 @@ def test_failed_fill_leaves_nothing(store: Store) -> None:
         raise MachineError("the disk is full")
 
     with pytest.raises(MachineError, match="the disk is full"):
-        store.put("adapter", "k1", {}, fail)
+        store.put("adapter", "k1", None, fail)
     assert list((store.root / "adapter").iterdir()) == []
 
 
 def test_entry_already_there_stays(store: Store) -> None:
-    store.put("adapter", "k1", {}, fill)
-    store.put("adapter", "k1", {}, lambda folder: (folder / "a.bin").write_bytes(b"other"))
+    store.put("adapter", "k1", None, fill)
+    store.put("adapter", "k1", None, lambda folder: (folder / "a.bin").write_bytes(b"other"))
     folder = store.get("adapter", "k1")
     assert folder is not None
     assert (folder / "a.bin").read_bytes() == b"weights"
@@ -90,9 +93,9 @@ def test_entry_already_there_stays(store: Store) -> None:
 
 
 def test_damaged_entry_in_the_way_is_replaced(store: Store, warnings: list[str]) -> None:
-    folder = store.put("adapter", "k1", {}, fill)
+    folder = store.put("adapter", "k1", None, fill)
     (folder / "a.bin").write_bytes(b"WEIGHTS")
-    store.put("adapter", "k1", {}, fill)
+    store.put("adapter", "k1", None, fill)
     assert store.get("adapter", "k1") is not None
     assert len(warnings) == 1
 
@@ -116,8 +119,8 @@ def test_memo_works_where_nothing_can_be_kept(tmp_path: Path) -> None:
 
 
 def test_entries_lists_and_clear_removes(store: Store) -> None:
-    store.put_json("candidates", "k2", {}, [1])
-    store.put("adapter", "k1", {}, fill)
+    store.put_json("candidates", "k2", None, [1])
+    store.put("adapter", "k1", None, fill)
     assert [(e.kind, e.key) for e in store.entries()] == [("adapter", "k1"), ("candidates", "k2")]
     assert all(e.size > 0 for e in store.entries())
     (store.root / "thesis.txt").write_text("mine")
@@ -144,7 +147,8 @@ def test_written_file_is_whole_and_leaves_no_litter(tmp_path: Path) -> None:
 
 
 def test_manifest_is_readable_json(store: Store) -> None:
-    folder = store.put("adapter", "k1", {"effect": "+2 điểm"}, fill)
+    inputs = {"effect": "+2 điểm"}
+    folder = store.put("adapter", digest(inputs), inputs, fill)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["a.bin", "deep/b.txt"]
     assert manifest["kind"] == "adapter"
@@ -162,3 +166,58 @@ def test_files_are_for_all_who_may_use_the_store(tmp_path: Path) -> None:
     (store.root / "adapter").chmod(0o2770)
     folder = store.put("adapter", "k", None, fill)
     assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir() if p.name == "weights"} == {"weights": 0o660}
+
+
+def test_manifest_that_tells_other_inputs_is_none(store: Store, warnings: list[str]) -> None:
+    inputs = {"base": "nano"}
+    folder = store.put("adapter", digest(inputs), inputs, fill)
+    files = store.manifest("adapter", digest(inputs))["files"]
+    for data in (
+        manifest_bytes("adapter", digest(inputs), {"base": "nanp"}, files),
+        manifest_bytes("adaptes", digest(inputs), inputs, files),
+        manifest_bytes("adapter", digest(inputs), inputs, files) + b" ",
+    ):
+        (folder / "manifest.json").write_bytes(data)
+        assert store.manifest("adapter", digest(inputs)) is None
+        assert not store.has("adapter", digest(inputs))
+    assert store.get("adapter", digest(inputs)) is None
+    assert len(warnings) == 1
+
+
+def test_file_that_the_manifest_does_not_name_is_damage(store: Store, warnings: list[str]) -> None:
+    folder = store.put("adapter", "k1", None, fill)
+    (folder / "adapter_model.bin").write_bytes(b"a pickle")
+    assert store.get("adapter", "k1") is None
+    assert "(adapter_model.bin does not belong there)" in warnings[0]
+
+
+def test_link_in_the_place_of_a_file_or_an_entry_is_damage(store: Store, warnings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"weights")
+    folder = store.put("adapter", "k1", None, fill)
+    (folder / "a.bin").unlink()
+    (folder / "a.bin").symlink_to(tmp_path / "weights")
+    assert store.get("adapter", "k1") is None
+    elsewhere = store.put("adapter", "k1", None, fill).rename(tmp_path / "elsewhere")
+    (store.root / "adapter" / "k1").symlink_to(elsewhere)
+    assert store.get("adapter", "k1") is None
+    assert [line.partition("(")[2][:18] for line in warnings] == ["a.bin is a link); ", "k1 is a link); it "]
+    assert sorted(p.name for p in elsewhere.iterdir()) == ["a.bin", "deep", "manifest.json"]
+
+
+def test_what_killed_builds_left_goes_with_the_next_lock(store: Store) -> None:
+    store.put("adapter", "k1", None, fill)
+    (store.root / "adapter" / ".k2.abcd").mkdir()
+    (store.root / "adapter" / ".k2.abcd" / "half").write_bytes(b"x" * 100)
+    with store.lock(1):
+        assert [p.name for p in (store.root / "adapter").iterdir()] == ["k1"]
+
+
+def test_half_written_files_of_ended_processes_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [f".pack.json.{n}.tmp" for n in (ended.pid, os.getppid(), "not-a-number", 10**30)]
+    for name in (*names, ".pack.json.bak"):
+        (tmp_path / name).write_bytes(b"half")
+    write_all_aside({tmp_path / "pack.json": b"whole"})
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted(["pack.json", ".pack.json.bak", f".pack.json.{os.getppid()}.tmp"])
