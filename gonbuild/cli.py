@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -63,6 +64,10 @@ examples:
   gonbuild stories --refresh bao-ve-001  ask for new stories of one card
   gonbuild try "Tên thẻ: Vớt Rác Trên Hồ. Loại: Bảo Vệ. Hiệu ứng: +2 điểm cho Sông"
 """
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!OR)", re.I)
+_USER = re.compile(r"://[^/@\s]+@")
+"""Name and password in a URL, which drivers like to repeat in what they say."""
 
 REVIEW = """\
 decide which stories ship; without options story by story, key by key
@@ -122,7 +127,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "P
 
 def _fail(text: str, code: int, args: argparse.Namespace) -> int:
     if args.debug:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            print(_visible(line), file=sys.stderr)
     if process() and code == EXIT_INPUT:
         return code  # the first process says it too
     for line in text.splitlines():
@@ -131,7 +137,11 @@ def _fail(text: str, code: int, args: argparse.Namespace) -> int:
 
 
 def _visible(text: str) -> str:
-    """Shows control characters as escapes: card text must not steer a terminal."""
+    """Shows control characters as escapes, since card text must not steer a terminal, and secrets not at all."""
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= 8 and not value.startswith("/"):  # a path of a secret is none
+            text = text.replace(value, "***")
+    text = _USER.sub("://***@", text)
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -414,7 +424,7 @@ def _cache(args: argparse.Namespace) -> int:
         with Bars() as progress:
             key = project.push(progress)
         if key:
-            print(f"adapter {key[:8]} is in {project.settings.cache.remote}")
+            print(_visible(f"adapter {key[:8]} is in {project.settings.cache.remote}"))
         return EXIT_DONE if key else EXIT_MACHINE
     entries = store.entries()
     for entry in entries:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ FULL = {
     errno.EFBIG: "the file is too large",
 }
 SEAL = "seal.json"
+_RUST = re.compile(r"([^:]*) \(os error \d+\)")
 TORCH_WRITER = "inline_container"
 """In what torch says when a file cannot be written; the reason is lost there."""
 
@@ -51,6 +53,8 @@ def _why(error: BaseException | None) -> str:
             # safetensors' errors carry Rust's number in their text alone.
             if (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in text:
                 return words
+        if not isinstance(error, OSError) and (told := _RUST.search(text)):
+            return f"the disk fails ({told[1]})"
         if isinstance(error, RuntimeError) and TORCH_WRITER in text:
             return "the disk is full or fails"
         error = error.__cause__ or error.__context__

@@ -113,7 +113,7 @@ class Project:
             try:
                 if len(ws.scan.cards) <= REPORTED:
                     self._report(ws.after_build(), plan)
-            except GonbuildError as e:  # the packs are written, and whole
+            except (GonbuildError, OSError) as e:  # the packs are written, and whole
                 self.store.warn(f"the packs are written, and there is no report of them: {e}")
             return built
 
@@ -386,11 +386,11 @@ def _run(ws: Workspace, plan: Plan, progress: Progress) -> Built:
     kept |= {step.what: ws.placed(step.what, step.held) for step in plan.cards if step.action == PLACE}
     work = make_stories(ws, [s for s in plan.cards if s.action in (SELECT, GENERATE)], kept, progress)
     lines = _lines(ws, plan, work, kept)
-    write_packs(ws, lines)
     if work:
         judged = {m.card.id: m.judged for m in work}
         weight = ws.settings.selection.card_weight
         write_aside(ws.root / CANDIDATES, candidates_jsonl(ws.read(CANDIDATES), judged, set(lines), weight))
+    write_packs(ws, lines)  # last: whatever fails before leaves the earlier ones
     made = {step.what: lines[step.what].stories for step in plan.cards if step.action in (PLACE, SELECT, GENERATE)}
     return Built(plan, made, {card: line.short for card, line in lines.items() if line.short})
 
@@ -443,15 +443,12 @@ def _placed_line(ws: Workspace, step: Step, card: Card, stories: Sequence[Story]
 
 
 def write_packs(ws: Workspace, lines: Mapping[str, Line]) -> None:
-    """Writes lock and packs, each file whole and the lock first: packs that it left behind are rendered from it again.
-
-    A full disk is met before the first of them changes.
-    """
+    """Writes lock and packs, all or none, the lock first: packs that a crash left behind are rendered from it again."""
     files = ws.render(lines)
     folder = ws.root / packs.PACKS
     lock = packs.lock_bytes(Lock(lines, {**ws.lock.settings, ws.settings_key: ws.stage_settings}))
-    changed = {folder / name: data for name, data in files.items() if ws.pack_bytes.get(name) != data}
-    write_all_aside(({ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}) | changed)
-    for name in ws.pack_bytes.keys() - files.keys():
-        (folder / name).unlink()
+    changed: dict[Path, bytes | None] = {ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}
+    changed |= {folder / name: data for name, data in files.items() if ws.pack_bytes.get(name) != data}
+    changed |= dict.fromkeys(folder / name for name in ws.pack_bytes.keys() - files.keys())
+    write_all_aside(changed)
     ws.remember_build(lock, files)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class Store:
         target = self.root / kind / key
         with full_disk_named(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            _remove(target.parent.glob(f".{key[:16]}.*"))
             aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=target.parent))
             aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
             try:
@@ -185,8 +186,7 @@ class Store:
     def _sweep(self) -> None:
         """Removes what builds that were killed left half written; who writes without the lock only remembers things."""
         for kind in KINDS:
-            for aside in (self.root / kind).glob(".*"):
-                shutil.rmtree(aside, ignore_errors=True)
+            _remove((self.root / kind).glob(".*"))
 
     def _quarantine(self, folder: Path, wrong: str) -> None:
         with contextlib.suppress(OSError):  # where it cannot be set aside it stays a miss
@@ -195,6 +195,12 @@ class Store:
             place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name[:16]}-", dir=aside))
             folder.rename(place / folder.name)
         self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({wrong}); it is made again")
+
+
+def _remove(asides: Iterable[Path]) -> None:
+    """Removes folders that were never finished."""
+    for aside in asides:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_aside(path: Path, data: bytes) -> None:
@@ -206,10 +212,11 @@ def write_aside(path: Path, data: bytes) -> None:
     write_all_aside({path: data})
 
 
-def write_all_aside(files: Mapping[Path, bytes]) -> None:
-    """Writes files as `write_aside` does, in their order, and none of them before all their bytes are on the disk.
+def write_all_aside(files: Mapping[Path, bytes | None]) -> None:
+    """Writes files as `write_aside` does, in their order, or deletes those with None: all of it or nothing.
 
-    What a process that was killed left half written of the same files goes.
+    None changes before all bytes are on the disk, and where one cannot be changed then, those before it become what
+    they were. What a process that was killed left half written of the same files goes.
     """
     asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
@@ -219,13 +226,38 @@ def write_all_aside(files: Mapping[Path, bytes]) -> None:
                 for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
                     if not _runs(left.name.split(".")[-2]):
                         left.unlink(missing_ok=True)
-                _write(asides[path], data)
-        for path, aside in asides.items():
-            aside.replace(path)
-            _sync(path.parent)
+                if data is not None:
+                    _write(asides[path], data)
+        _change({path: asides[path] if data is not None else None for path, data in files.items()})
     finally:
         for aside in asides.values():
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def _change(asides: Mapping[Path, Path | None]) -> None:
+    earlier: dict[Path, bytes | None] = {}
+    try:
+        for path, aside in asides.items():
+            earlier[path] = path.read_bytes() if path.is_file() else None
+            if aside is None:
+                path.unlink(missing_ok=True)
+            else:
+                aside.replace(path)
+            _sync(path.parent)
+    except BaseException:
+        for path, data in reversed(earlier.items()):
+            with contextlib.suppress(OSError):
+                path.unlink() if data is None else _put_back(path, data)
+        raise
+
+
+def _put_back(path: Path, data: bytes) -> None:
+    if path.is_file() and path.read_bytes() == data:
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write(aside, data)
+    aside.replace(path)
 
 
 def _runs(number: str) -> bool:

@@ -309,7 +309,7 @@ class Workspace:
     @cached_property
     def pack_bytes(self) -> dict[str, bytes]:
         """Every pack file's bytes by name; a file in the folder that no build wrote is none of ours."""
-        paths = [p for p in sorted((self.root / packs.PACKS).glob("*")) if p.is_file()]
+        paths = [p for p in sorted((self.root / packs.PACKS).glob("[!.]*")) if p.is_file()]
         found = {p.name: read_bytes(p, self.root, READ_BYTES)[0] for p in paths}  # a link out is not what we wrote
         return {n: data for n, data in found.items() if n in self._pack_names or data.startswith(packs.JSON_HEAD)}
 

@@ -1,0 +1,248 @@
+"""Owns builds in forked processes that can be killed or made to fail, on fake models or on a tiny real base.
+
+Its worker processes load the libraries once; each build is a fork of one, so that a build costs what it does and no
+more. `io.c` is preloaded there.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import test_line
+from fakes import DECK, FakeModels, make_project
+from tiny import write_tiny_base
+
+from gonbuild import packs
+from gonbuild.cli import main
+from gonbuild.models import Models
+from gonbuild.pipeline import Project, load_project
+from gonbuild.rendering import RENDERER
+
+SOURCE = Path(__file__).with_name("io.c")
+UPDATES = 20
+"""Updates between checkpoints."""
+REAL = f"{test_line.SETTINGS}checkpoint_updates = {UPDATES}\n"
+
+
+class _Logged:
+    """Tells a file, which outlives the process, what models did."""
+
+    def __init__(self, models: Any, log: Path) -> None:
+        self._models, self._log = models, log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._models, name)
+
+    def _tell(self, line: str) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def train(self, rows: Any, folder: Path, work: Path, progress: Any, preferences: Any) -> None:
+        def told(what: str, done: int, total: int, loss: float | None = None, /) -> None:
+            if what == "training":
+                self._tell(f"update {done}")
+            progress(what, done, total, loss)
+
+        self._tell("train")
+        self._models.train(rows, folder, work, told, preferences)
+        self._tell("trained")
+
+    def generate(self, folder: Path | None, requests: Sequence[Any], progress: Any) -> Iterator[Any]:
+        self._tell("generate " + " ".join(r.card for r in requests))
+        for request, candidates in self._models.generate(folder, requests, progress):
+            self._tell(f"drawn {request.card}")
+            yield request, candidates
+
+
+def open_logged(root: Path, log: Path, *, real: bool) -> Project:
+    """Opens a project whose models tell a file what they did."""
+    project = load_project(root)
+    models = Models(root, project.settings, project.store) if real else FakeModels()
+    project.models = _Logged(models, log)  # type: ignore[assignment]
+    return project
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    """Negative: the signal that ended it."""
+    said: list[str]
+    """Lines on stderr, progress left out."""
+    log: list[str] = field(default_factory=list)
+    """What the models did."""
+    seconds: float = 0.0
+    seen: int = 0
+    """Operations on the project's files."""
+    failed: str = ""
+    """The operation that was made to fail."""
+
+
+@functools.cache
+def shim() -> Any:
+    """Returns the preloaded library of this process."""
+    library = ctypes.CDLL(None)
+    library.torture_last.restype = ctypes.c_char_p
+    return library
+
+
+def run(
+    root: Path,
+    *command: str,
+    real: bool = False,
+    at: int = 0,
+    error: int = 0,
+    kill_after_s: float = 0.0,
+    cwd: Path | None = None,
+) -> Ended:
+    """Runs a command on a project in a fork, with the operation `at` failing, or killed after some time."""
+    with tempfile.TemporaryDirectory() as name:
+        told = Path(name)
+        child = os.fork()
+        if not child:
+            _child(root, command or ("stories",), told, at, error, real=real, cwd=cwd)
+        began = time.monotonic()
+        if kill_after_s:
+            _kill_after(child, kill_after_s)
+        _, status = os.waitpid(child, 0)
+        lines = {n: _lines(told / n) for n in ("stderr", "log", "shim")}
+        said = [line for line in lines["stderr"] if line.startswith(("gonbuild:", "Traceback", " ", "usage"))]
+        seen, _, failed = (lines["shim"] or ["0 "])[0].partition(" ")
+        code = os.waitstatus_to_exitcode(status)
+        return Ended(code, said, lines["log"], time.monotonic() - began, int(seen), failed)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _kill_after(child: int, seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+
+
+def _child(
+    root: Path, command: Sequence[str], told: Path, at: int, error: int, *, real: bool, cwd: Path | None
+) -> None:
+    code = 99
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(told / name, os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        if cwd:
+            os.chdir(cwd)
+
+        def load(folder: str, profile: str | None) -> Project:
+            return open_logged(Path(folder), told / "log", real=real)
+
+        name, *flags = command
+        shim().torture_arm(os.fsencode(root), at, error)
+        code = main([name, "--root", str(root), *flags], load)
+        sys.stderr.flush()
+        text = f"{shim().torture_seen()} {shim().torture_last().decode()}"
+        shim().torture_arm(b"", 0, 0)
+        (told / "shim").write_text(text, encoding="utf-8")
+    finally:
+        os._exit(code)
+
+
+def make(root: Path, *, real: bool) -> Path:
+    """Writes a project of three cards into a folder."""
+    if real:
+        write_tiny_base(root / "base")
+    make_project(root, settings=REAL if real else "")
+    return root
+
+
+def edit(root: Path) -> None:
+    """Changes one card, and with it the training rows."""
+    edited = DECK.replace("+2 điểm cho Rừng", "+3 điểm cho Rừng").replace("Rừng tăng 2", "Rừng tăng 3")
+    (root / "cards" / "thu.yaml").write_text(edited, encoding="utf-8")
+
+
+def shipped(root: Path) -> dict[str, bytes]:
+    """Returns the packs and the lock, by path, as a game or a reader of the folder sees them."""
+    paths = [root / packs.LOCK, *sorted((root / packs.PACKS).glob("[!.]*"))]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def litter(root: Path) -> list[str]:
+    """Returns what lies in build/ and is not finished; the report's goes when the next one is written."""
+    found = [path for path in (root / "build").rglob(".*") if path.parent.name != "report"]
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+@dataclass(frozen=True)
+class Before:
+    """A project that cases start from, copied for each of them, and what a build that nobody disturbs makes of it."""
+
+    root: Path
+    earlier: dict[str, bytes]
+    wanted: dict[str, bytes]
+    seconds: float
+    seen: int
+
+    @contextlib.contextmanager
+    def copy(self) -> Iterator[Path]:
+        """Lends a copy."""
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(shutil.copytree(self.root, Path(name) / "game", symlinks=True))
+
+
+@functools.cache
+def before(*, real: bool, built: bool) -> Before:
+    """Returns a project from which everything is to be built, or one of whose cards was edited since it was built."""
+    RENDERER.end()  # a fork would share it
+    if real:  # loaded once, here, and not in each fork
+        import gonbuild.engine
+        import gonbuild.training  # noqa: F401
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    root = make(folder / "game", real=real)
+    if built:
+        assert run(root, real=real).code == 0
+        edit(root)
+    earlier = shipped(root)
+    with tempfile.TemporaryDirectory() as name:
+        undisturbed = Path(shutil.copytree(root, Path(name) / "game"))
+        ended = run(undisturbed, real=real)
+        assert ended.code == 0, ended.said
+        wanted = shipped(undisturbed)
+        assert wanted != earlier
+        assert litter(undisturbed) == []
+    return Before(root, earlier, wanted, ended.seconds, ended.seen)
+
+
+def preloaded(work: Callable[[int], list[str]], cases: Iterable[int], jobs: int) -> list[str]:
+    """Returns the failures of all cases, as `outcome.spread` does, from processes with `io.c` preloaded."""
+    with tempfile.TemporaryDirectory() as name:
+        library = Path(name) / "io.so"
+        compile_ = ["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+        subprocess.run(compile_, check=True)
+        given = {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        earlier = {key: os.environ.get(key) for key in given}
+        os.environ.update(given)
+        try:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                return [line for lines in pool.map(work, cases) for line in lines]
+        finally:
+            for key, value in earlier.items():
+                os.environ.pop(key)
+                os.environ.update({key: value} if value is not None else {})
