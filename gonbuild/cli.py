@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonbuild import __version__
+from gonbuild.disk import disk_trouble
 from gonbuild.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -120,6 +121,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], "P
         where = str(e.filename or "")
         return _fail(str(MachineError(Problem(where, str(e.strerror or e)))), EXIT_MACHINE, args)
     except Exception as e:
+        if trouble := disk_trouble(e):
+            return _fail(str(MachineError(Problem("", f"{trouble}: {e}"))), EXIT_MACHINE, args)
         what = f"internal error: {type(e).__name__}: {e}. --debug shows where; please report it."
         return _fail(what, EXIT_MACHINE, args)
     return code

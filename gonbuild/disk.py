@@ -23,8 +23,13 @@ FULL = {
     errno.EFBIG: "the file is too large",
 }
 SEAL = "seal.json"
-_RUST = re.compile(r"([^:]*) \(os error \d+\)")
-TORCH_WRITER = "inline_container"
+FAILING = {
+    **FULL,
+    **{n: os.strerror(n) for n in (errno.EIO, errno.EINTR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE)},
+}
+_REFUSED = re.compile(r"([^:]*) \((?:os error )?\d+\)$")
+"""How Rust and torch end what they say of a failed call."""
+TORCH_WRITERS = ("inline_container", "iostream error")
 """In what torch says when a file cannot be written; the reason is lost there."""
 
 
@@ -38,24 +43,27 @@ def full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        what = _why(e)
+        what = disk_trouble(e)
         if not what:
             raise
         wanted = "Free some space and run the same command again; GONBUILD_CACHE moves the cache to another disk."
         raise MachineError(Problem(str(path), f"cannot be written: {what}", wanted)) from e
 
 
-def _why(error: BaseException | None) -> str:
-    """Says why a disk took no more, looking through the errors that others were made of; empty for other errors."""
+def disk_trouble(error: BaseException | None, kinds: Mapping[int, str] = FULL) -> str:
+    """Says what a disk refused, looking through the errors that others were made of; empty for other errors.
+
+    `kinds` are the numbers of an OSError that are meant, and their words.
+    """
     while error is not None:
         text = str(error)
-        for number, words in FULL.items():
+        for number, words in kinds.items():
             # safetensors' errors carry Rust's number in their text alone.
             if (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in text:
                 return words
-        if not isinstance(error, OSError) and (told := _RUST.search(text)):
-            return f"the disk fails ({told[1]})"
-        if isinstance(error, RuntimeError) and TORCH_WRITER in text:
+        if not isinstance(error, OSError) and (told := _REFUSED.search(text)):
+            return f"the disk refuses ({told[1].strip()})"
+        if isinstance(error, RuntimeError) and any(word in text for word in TORCH_WRITERS):
             return "the disk is full or fails"
         error = error.__cause__ or error.__context__
     return ""
@@ -111,7 +119,7 @@ def damage(folder: Path, files: Mapping[str, Mapping[str, Any]], beside: str) ->
     for name, told in files.items():
         try:
             found = _sha256(folder / name)
-        except OSError:
+        except FileNotFoundError:
             return f"{name} is missing"
         if found != told["sha256"]:
             return f"{name} does not match its sha256"

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from gonbuild.base import FAMILIES, BaseFiles, is_whole
+from gonbuild.disk import FAILING, disk_trouble
 from gonbuild.errors import InputError, MachineError, Problem, one_of
 from gonbuild.memory import KNOWN, Need, Shape, read_shape
 from gonbuild.quantized import is_quantized, read_weights
@@ -220,7 +221,9 @@ def _lacking(files: BaseFiles, what: str) -> MachineError:
     return MachineError(Problem("", f"this machine can't run {files.name}: {what}", wanted))
 
 
-def _unloadable(files: BaseFiles, why: object) -> InputError:
+def _unloadable(files: BaseFiles, why: object) -> InputError | MachineError:
+    if isinstance(why, Exception) and (trouble := disk_trouble(why, FAILING)):
+        return MachineError(Problem(files.name, f"the base cannot be read: {trouble}", "Is the disk sound?"))
     said = str(why).splitlines() or [type(why).__name__]
     wanted = "Wanted a folder that `save_pretrained` wrote: config.json, tokenizer and *.safetensors."
     return InputError(Problem(files.name, f"the base cannot be loaded: {said[0].rstrip('.')}", wanted))

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from gonbuild.errors import Problem
+from gonbuild.errors import MachineError, Problem
 
 MAX_PROBLEMS = 50
 DEVICE_NAMES = frozenset(("con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))))
@@ -18,7 +18,11 @@ _TEMPLATE_TAG = re.compile(r"<\||</?(?:s|unk|pad)>")
 
 
 def read_bytes(path: Path, root: Path, limit: int) -> tuple[bytes, Problem | None]:
-    """Reads a file of a project, or says why not: no file, a way out of the project, over `limit` bytes, unreadable."""
+    """Reads a file of a project, `limit` bytes of it and one more at most, or says why not: no file, a way out of it.
+
+    Raises:
+        MachineError: the disk fails, or this user may not read there.
+    """
     where = path.relative_to(root).as_posix()
     try:
         if not path.resolve().is_relative_to(root.resolve()):
@@ -27,8 +31,11 @@ def read_bytes(path: Path, root: Path, limit: int) -> tuple[bytes, Problem | Non
             return b"", Problem(where, "is no file")
         with path.open("rb") as file:
             data = file.read(limit + 1)
-    except (OSError, RuntimeError) as e:
-        return b"", Problem(where, f"cannot be read: {getattr(e, 'strerror', None) or e}")
+    except RuntimeError as e:
+        return b"", Problem(where, f"cannot be read: {e}")
+    except OSError as e:
+        wanted = "Is the disk sound, and may you read there?"
+        raise MachineError(Problem(where, f"cannot be read: {e.strerror or e}", wanted)) from None
     return data, None
 
 

@@ -124,7 +124,9 @@ class Store:
     def memo(self, kind: str, inputs: Any, compute: Callable[[], Any]) -> Any:
         """Returns the JSON value of cheap work on these inputs, from the store where it is kept."""
         key = digest(inputs)
-        value = self.read_json(kind, key)
+        value = None
+        with contextlib.suppress(OSError):
+            value = self.read_json(kind, key)
         if value is None:
             value = compute()
             with contextlib.suppress(OSError, MachineError):  # a read-only or full disk works, only slower
@@ -170,6 +172,9 @@ class Store:
 
         It is taken at its word only if it is, to the byte, what would be written for this key: inputs that are told
         are those that the key is the digest of.
+
+        Raises:
+            OSError: it is there and cannot be read.
         """
         try:
             data = (self.root / kind / key / MANIFEST).read_bytes()
@@ -179,7 +184,9 @@ class Store:
                 and (manifest["inputs"] is None or digest(manifest["inputs"]) == key)
                 and all(isinstance(f["size"], int) and isinstance(f["sha256"], str) for f in manifest["files"].values())
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return manifest if sound else None
 
