@@ -22,6 +22,7 @@ NAMES = ("stories.json", "stories.md")
 JSON_HEAD = f'{{\n  "schema": {SCHEMA},\n  "deck": '.encode()
 """How every JSON pack starts: what else lies in the folder was not written by a build."""
 
+RESTORE = "Resolve the merge, or restore it with `git checkout HEAD -- build`; without it every card is made again."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CARD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -71,11 +72,10 @@ def read_lock(data: bytes, *, checked: bool = False) -> Lock:
     lines: dict[str, Line] = {}
     settings: dict[str, Mapping[str, Any]] = {}
     problems = []
-    restore = "Resolve the merge, or restore it with `git checkout HEAD -- build`; without it every card is made again."
     if data and not data.endswith(b"\n"):
-        problems.append(Problem(LOCK, "breaks off: its last line has no end", restore))
+        problems.append(Problem(LOCK, "breaks off: its last line has no end", RESTORE))
     for number, raw in enumerate(data.splitlines(), 1):
-        cure, what = restore, ""
+        cure, what = RESTORE, ""
         try:
             row = json.loads(raw)
             if "values" in row:

@@ -447,7 +447,7 @@ def write_packs(ws: Workspace, lines: Mapping[str, Line]) -> None:
     files = ws.render(lines)
     folder = ws.root / packs.PACKS
     lock = packs.lock_bytes(Lock(lines, {**ws.lock.settings, ws.settings_key: ws.stage_settings}))
-    changed: dict[Path, bytes | None] = {ws.root / packs.LOCK: lock} if lock != ws.lock_bytes else {}
+    changed: dict[Path, bytes | None] = {ws.root / packs.LOCK: lock or None} if lock != ws.lock_bytes else {}
     changed |= {folder / name: data for name, data in files.items() if ws.pack_bytes.get(name) != data}
     changed |= dict.fromkeys(folder / name for name in ws.pack_bytes.keys() - files.keys())
     write_all_aside(changed)

@@ -298,8 +298,15 @@ class Workspace:
 
     @cached_property
     def lock_bytes(self) -> bytes:
-        """The lock as it stands on the disk."""
-        return self.read(packs.LOCK, LOCK_BYTES)
+        """The lock as it stands on the disk.
+
+        Raises:
+            InputError: as `read`, or it is empty, as no build leaves it.
+        """
+        data = self.read(packs.LOCK, LOCK_BYTES)
+        if not data and (self.root / packs.LOCK).exists():
+            raise InputError(Problem(packs.LOCK, "is empty", packs.RESTORE))
+        return data
 
     @cached_property
     def lock(self) -> Lock:

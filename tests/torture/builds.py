@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -100,30 +100,50 @@ def shim() -> Any:
     return library
 
 
-def run(
-    root: Path,
-    *command: str,
-    real: bool = False,
-    at: int = 0,
-    error: int = 0,
-    kill_after_s: float = 0.0,
-    cwd: Path | None = None,
-) -> Ended:
-    """Runs a command on a project in a fork, with the operation `at` failing, or killed after some time."""
-    with tempfile.TemporaryDirectory() as name:
-        told = Path(name)
-        child = os.fork()
-        if not child:
-            _child(root, command or ("stories",), told, at, error, real=real, cwd=cwd)
-        began = time.monotonic()
-        if kill_after_s:
-            _kill_after(child, kill_after_s)
+@dataclass(frozen=True)
+class How:
+    """How a command is run in a fork."""
+
+    real: bool = False
+    """On the tiny base, not on fake models."""
+    at: int = 0
+    """The operation to fail or to be killed at, from 1; 0 for none."""
+    error: int = 0
+    """What it fails with; 0 kills."""
+    kill_after_s: float = 0.0
+    starts_at: float = 0.0
+    """Of time.monotonic."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    """Where it is run; it is gone by then."""
+
+
+def run(root: Path | str, *command: str, **how: Any) -> Ended:
+    """Runs a command on a project in a fork, `stories` by default; `how` are the fields of How."""
+    return start(root, *command, **how)()
+
+
+def start(root: Path | str, *command: str, **how: Any) -> Callable[[], Ended]:
+    """Starts a command as `run` does; what it returns waits for the end."""
+    chosen = How(**how)
+    told = Path(tempfile.mkdtemp(prefix="torture-told-"))
+    child = os.fork()
+    if not child:
+        _child(str(root), command or ("stories",), told, chosen)
+    began = time.monotonic()
+
+    def wait() -> Ended:
+        if chosen.kill_after_s:
+            _kill_after(child, chosen.kill_after_s)
         _, status = os.waitpid(child, 0)
+        seconds = time.monotonic() - began
         lines = {n: _lines(told / n) for n in ("stderr", "log", "shim")}
+        shutil.rmtree(told)
         said = [line for line in lines["stderr"] if line.startswith(("gonbuild:", "Traceback", " ", "usage"))]
         seen, _, failed = (lines["shim"] or ["0 "])[0].partition(" ")
-        code = os.waitstatus_to_exitcode(status)
-        return Ended(code, said, lines["log"], time.monotonic() - began, int(seen), failed)
+        return Ended(os.waitstatus_to_exitcode(status), said, lines["log"], seconds, int(seen), failed)
+
+    return wait
 
 
 def _lines(path: Path) -> list[str]:
@@ -139,23 +159,24 @@ def _kill_after(child: int, seconds: float) -> None:
     os.kill(child, signal.SIGKILL)
 
 
-def _child(
-    root: Path, command: Sequence[str], told: Path, at: int, error: int, *, real: bool, cwd: Path | None
-) -> None:
+def _child(root: str, command: Sequence[str], told: Path, how: How) -> None:
     code = 99
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(told / name, os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        if cwd:
-            os.chdir(cwd)
+        os.environ.update(how.env)
+        if how.cwd:
+            os.chdir(how.cwd)
+            how.cwd.rmdir()
+        time.sleep(max(0.0, how.starts_at - time.monotonic()))
 
         def load(folder: str, profile: str | None) -> Project:
-            return open_logged(Path(folder), told / "log", real=real)
+            return open_logged(Path(folder), told / "log", real=how.real)
 
         name, *flags = command
-        shim().torture_arm(os.fsencode(root), at, error)
-        code = main([name, "--root", str(root), *flags], load)
+        shim().torture_arm(os.fsencode(root), how.at, how.error)
+        code = main([name, "--root", root, *flags], load)
         sys.stderr.flush()
         text = f"{shim().torture_seen()} {shim().torture_last().decode()}"
         shim().torture_arm(b"", 0, 0)
