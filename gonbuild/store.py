@@ -70,8 +70,8 @@ class Store:
         target = self.root / kind / key
         with full_disk_named(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove(target.parent.glob(f".{key[:16]}.*"))
-            aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.", dir=target.parent))
+            _remove_left(target.parent.glob(f".{key[:16]}.*"))
+            aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.{os.getpid()}.", dir=target.parent))
             aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
             try:
                 fill(aside)
@@ -191,9 +191,9 @@ class Store:
         return manifest if sound else None
 
     def _sweep(self) -> None:
-        """Removes what builds that were killed left half written; who writes without the lock only remembers things."""
+        """Removes what builds that were killed left half written."""
         for kind in KINDS:
-            _remove((self.root / kind).glob(".*"))
+            _remove_left((self.root / kind).glob(".*"))
 
     def _quarantine(self, folder: Path, wrong: str) -> None:
         with contextlib.suppress(OSError):  # where it cannot be set aside it stays a miss
@@ -204,10 +204,14 @@ class Store:
         self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({wrong}); it is made again")
 
 
-def _remove(asides: Iterable[Path]) -> None:
-    """Removes folders that were never finished."""
+def _remove_left(asides: Iterable[Path]) -> None:
+    """Removes what ended processes left half written; the number of each stands in the name, last but one."""
     for aside in asides:
-        shutil.rmtree(aside, ignore_errors=True)
+        if not _runs(aside.name.split(".")[-2]):
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink(missing_ok=True)
 
 
 def write_aside(path: Path, data: bytes) -> None:
@@ -230,9 +234,7 @@ def write_all_aside(files: Mapping[Path, bytes | None]) -> None:
         for path, data in files.items():
             with full_disk_named(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-                    if not _runs(left.name.split(".")[-2]):
-                        left.unlink(missing_ok=True)
+                _remove_left(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
                 if data is not None:
                     _write(asides[path], data)
         _change({path: asides[path] if data is not None else None for path, data in files.items()})
@@ -268,8 +270,8 @@ def _put_back(path: Path, data: bytes) -> None:
 
 
 def _runs(number: str) -> bool:
-    """Tells whether there is another process of this number here."""
-    if not number.isdigit() or int(number) == os.getpid():
+    """Tells whether there is a process of this number here."""
+    if not number.isdigit():
         return False
     try:
         os.kill(int(number), 0)

@@ -206,10 +206,13 @@ def test_link_in_the_place_of_a_file_or_an_entry_is_damage(store: Store, warning
 
 def test_what_killed_builds_left_goes_with_the_next_lock(store: Store) -> None:
     store.put("adapter", "k1", None, fill)
-    (store.root / "adapter" / ".k2.abcd").mkdir()
-    (store.root / "adapter" / ".k2.abcd" / "half").write_bytes(b"x" * 100)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for number in (ended.pid, os.getppid()):
+        (store.root / "adapter" / f".k2.{number}.abcd").mkdir()
+        (store.root / "adapter" / f".k2.{number}.abcd" / "half").write_bytes(b"x" * 100)
     with store.lock(1):
-        assert [p.name for p in (store.root / "adapter").iterdir()] == ["k1"]
+        assert sorted(p.name for p in (store.root / "adapter").iterdir()) == [f".k2.{os.getppid()}.abcd", "k1"]
 
 
 def test_half_written_files_of_ended_processes_go_and_those_of_others_stay(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ def run(count: int, seed: int, jobs: int) -> Outcome:
     """With fake models each operation meets each error, on a tiny real base each one of them in turn."""
     (counted,) = builds.preloaded(_count, [0], 1)
     fake, real = map(int, counted.split())
-    cases = [(at, error, False) for at in range(1, fake + 1) for error in ERRORS]
-    cases += [(at, ERRORS[at % len(ERRORS)], True) for at in range(1, real + 1)]
-    chosen = cases if count >= len(cases) else random.Random(seed).sample(cases, count)
+    cheap = [(at, error, False) for at in range(1, fake + 1) for error in ERRORS]
+    dear = [(at, ERRORS[at % len(ERRORS)], True) for at in range(1, real + 1)]
+    rng, few = random.Random(seed), -(-count // 8)
+    chosen = [*cheap, *dear]
+    if count < len(chosen):
+        chosen = [*rng.sample(cheap, min(count - few, len(cheap))), *rng.sample(dear, min(few, len(dear)))]
     lines = builds.preloaded(partial(work, chosen), range(len(chosen)), jobs)
     ends = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
     told = ", ".join(f"{end} {n:,}" for end, n in sorted(ends.items()))
