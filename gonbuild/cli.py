@@ -246,7 +246,7 @@ def _check(args: argparse.Namespace) -> int:
         print("The packs are stale. Run `make stories` and commit build/.", file=sys.stderr)
         return EXIT_UNFINISHED
     code = _say_short(plan.short)
-    problems = project.check_copies()
+    problems = project.check()
     if args.release:
         more, notes = project.check_release()
         problems = [*dict.fromkeys([*problems, *more])]

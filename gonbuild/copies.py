@@ -1,10 +1,12 @@
-"""Owns finding shipped stories that are too near to others, of the pack or of training; replaces none of them.
+"""Owns finding what came into a project by another way than a build: copies among stories, a committed cache.
 
-A build chose them apart, but examples are added later, branches are merged, and a lock may come from a stranger. Since
-no change to one card may change another's stories, people decide what becomes of them.
+A build chose the stories apart, but examples are added later, branches are merged, and a lock may come from a stranger.
+Since no change to one card may change another's stories, people decide what becomes of copies.
 """
 
+import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from gonbuild.errors import Problem
 from gonbuild.filters import StoryIndex, novelty, reference, shipped
@@ -23,6 +25,16 @@ def shipped_copies(ws: Workspace) -> list[Problem]:
     """
     found = ws.store.memo("copies", ws.shipped_inputs(ws.lock_bytes), lambda: [vars(problem) for problem in _find(ws)])
     return [Problem(**problem) for problem in found]
+
+
+def committed(root: Path, folder: str) -> int:
+    """Counts the files of a folder that git tracks; none where there is no git."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", folder]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return done.stdout.count(b"\0")
 
 
 def _find(ws: Workspace) -> Iterator[Problem]:

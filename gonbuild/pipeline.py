@@ -134,14 +134,20 @@ class Project:
         write_aside(self.root / PAGE, render_report(ws, overview(ws, plan)))
         return self.root / PAGE
 
-    def check_copies(self) -> list[Problem]:
-        """Returns which shipped stories are too near to training stories or to each other, with nobody's consent.
+    def check(self) -> list[Problem]:
+        """Returns what stands against packs that are up to date, so that no plan says it.
+
+        Shipped stories that are too near to training stories or to each other, with nobody's consent; and a cache that
+        somebody committed, which could tell anything of them.
 
         Raises:
             InputError: as `plan`.
         """
-        from gonbuild.copies import shipped_copies
+        from gonbuild.copies import committed, shipped_copies
 
+        if self.store.root == self.root / CACHE and (files := committed(self.root, CACHE)):
+            what = f"{files} of its files are committed, and a cache of somebody's is not to be trusted"
+            return [Problem(CACHE, what, f"`git rm -r --cached {CACHE}` takes them out.")]
         return shipped_copies(self.workspace())
 
     def check_release(self) -> tuple[list[Problem], list[str]]:

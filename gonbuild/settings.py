@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
-from gonbuild.sources import read_bytes
+from gonbuild.sources import fault, read_bytes, short
 
 SETTINGS_BYTES = 1 << 20
 
@@ -203,6 +203,13 @@ class PackSettings(Stage):
 
     title: str = "GON"
     """`deck` of stories.json and the heading of stories.md"""
+
+    @field_validator("title")
+    @classmethod
+    def _can_be_read(cls, title: str) -> str:
+        if wrong := fault(title):
+            raise ValueError(f"the text {wrong}")
+        return title
 
 
 class ReleaseSettings(Stage):
@@ -405,7 +412,7 @@ def _problem(error: Any, text: str) -> Problem:
     if error["type"] == "value_error":
         return Problem(where, f"setting '{name}'", _sentence(str(error["ctx"]["error"])))
     message = error["msg"].replace("Input should be", "wanted")
-    return Problem(where, f"setting '{name}' is {error['input']!r}", _sentence(message))
+    return Problem(where, f"setting '{name}' is {short(repr(error['input']))}", _sentence(message))
 
 
 def _sentence(text: str) -> str:
