@@ -351,6 +351,13 @@ def test_adapter_of_another_base_is_refused(base, copy):
         attach_adapter(base, copy)
 
 
+def test_adapter_that_is_no_plain_lora_is_refused(base, copy):
+    config = json.loads((copy / "adapter_config.json").read_text()) | {"peft_type": "LOHA"}
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="the adapter is not a plain LoRA"):
+        attach_adapter(base, copy)
+
+
 def test_adapter_of_another_width_is_refused(copy, tmp_path_factory):
     wide = load(write_tiny_base(tmp_path_factory.mktemp("wide") / "small", width=64))
     with pytest.raises(InputError, match=r"does not fit small: .*lora_A.weight is \(4, 64\), \(4, 128\) wanted"):
