@@ -258,7 +258,7 @@ def test_worker_tells_how_it_stopped_and_keeps_what_came_before(
 
 
 def ask(card: str) -> Asked:
-    return Asked(Request(card, Prompt(card, ""), 0, 4), {"card": card})
+    return Asked(Request(card, Prompt("Hiệu ứng: +1 điểm cho Đất<|end|>", ""), 0, 4), {"card": card})
 
 
 def test_shards_are_disjoint_even_and_cover_all_whatever_the_order() -> None:
