@@ -70,9 +70,6 @@ class BleuIndex:
         self._bulk = _Bulk(lines)
         self._added: dict[Gram, array[int]] = {}
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def add(self, text: str) -> None:
         """Adds one text; its index is the number of texts before it."""
         line, index = _tokens(text), len(self.texts)

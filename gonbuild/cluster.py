@@ -80,9 +80,9 @@ def draw_on_cluster(
             with contextlib.closing(_draw(job, rows, actors, _resources(place.settings, threads))) as drawn:
                 left = _keep(place.store, asked, drawn, progress)
         except RayError as e:
-            raise _stopped(f"{type(e).__name__}: {e}") from e
+            raise stopped(f"{type(e).__name__}: {e}") from e
         if left:
-            raise _stopped(f"{left} of {len(asked)} cards did not come back")
+            raise stopped(f"{left} of {len(asked)} cards did not come back")
 
 
 def _keep(store: Store, asked: Sequence[Asked], drawn: Iterable[str], progress: Progress) -> int:
@@ -100,7 +100,7 @@ def _keep(store: Store, asked: Sequence[Asked], drawn: Iterable[str], progress: 
     return len(missing)
 
 
-def _stopped(why: str) -> MachineError:
+def stopped(why: str) -> MachineError:
     """Puts what Ray says, some pages with colours, into a line."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", why).splitlines()]
     line, cure = lines[0], "What was finished is kept: run the command again."

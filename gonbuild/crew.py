@@ -225,6 +225,18 @@ def _work(shift: Shift, tell: Connection) -> None:
         os.dup2(nowhere, stream)
     if shift.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = shift.gpu
+    draw_shift(shift, tell)
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def draw_shift(shift: Shift, tell: Connection) -> None:
+    """Draws a shift into the store in this process, and tells what becomes of it; raises nothing."""
     try:
         _draw(shift, tell)
     except GonbuildError as e:
@@ -233,13 +245,6 @@ def _work(shift: Shift, tell: Connection) -> None:
         tell.send(("broke", " ".join(f"{type(e).__name__}: {e}".split())[:200]))
     else:
         tell.send(("finished", None))
-
-
-def _follow_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
 
 
 def _draw(shift: Shift, tell: Connection) -> None:

@@ -91,8 +91,9 @@ def form_decisions(
             reader = _Reader(cards[card], reviews, where, by)
             decisions += reader.read(told)
             problems += reader.problems
-        elif told[0].box:
-            problems.append(Problem(f"{where}:{told[0].line}", f"unknown card '{card}'", near(card, list(cards))))
+        elif card in checks or any(e.box for e in told):
+            line = max(told, key=lambda e: bool(e.box)).line  # the first that was ticked, else the first
+            problems.append(Problem(f"{where}:{line}", f"unknown card '{card}'", near(card, list(cards))))
     return decisions, problems
 
 

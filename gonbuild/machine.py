@@ -1,6 +1,7 @@
 # ruff: noqa: E402  the environment must be set before the libraries below read it
 """Owns what this machine is and has, and the environment that the heavy libraries read; loads no model."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -39,6 +40,9 @@ if not torch.cuda.is_available():
     # peft imports it wherever it is installed: that prints a warning and looks for a kernel to fetch.
     sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # None: an import says it is not there
 
+SYSTEM = Path("/")
+"""Where Linux tells what it has, under `proc` and `sys`."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -59,22 +63,19 @@ def this_machine() -> Machine:
     """Looks at memory and devices, without allocating anything on them."""
     gpu = torch.cuda.mem_get_info(device_index())[0] / GIB if torch.cuda.is_available() else None
     compiler = any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))))
-    return Machine(_free_memory() / GIB, gpu, _installed("bitsandbytes"), _hub_has, compiler and _installed("triton"))
+    return Machine(free_memory() / GIB, gpu, _installed("bitsandbytes"), _hub_has, compiler and _installed("triton"))
 
 
 def _installed(name: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    return any(importlib.metadata.distributions(name=name))
 
 
 def free_bytes(device: str) -> int:
     """Returns what can still be taken on `cpu` or `cuda`, what torch has taken there and does not use among it."""
     if device == "cpu":
-        return _free_memory()
-    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return int(torch.cuda.mem_get_info()[0]) + unused
+        return free_memory()
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # pragma: no cover  wants a GPU
+    return int(torch.cuda.mem_get_info()[0]) + unused  # pragma: no cover  wants a GPU
 
 
 def training_is_exact() -> bool:
@@ -82,7 +83,7 @@ def training_is_exact() -> bool:
 
     Like `drawing_is_exact` a self-test of some 10 ms over products of a small transformer's shapes.
     """
-    return _same_on_threads(lambda rows, weight: F.linear(rows[:24], weight))
+    return same_on_threads(lambda rows, weight: F.linear(rows[:24], weight))
 
 
 def drawing_is_exact() -> bool:
@@ -94,10 +95,11 @@ def drawing_is_exact() -> bool:
             out[part] = F.linear(rows[part], weight)
         return out
 
-    return _same_on_threads(product)
+    return same_on_threads(product)
 
 
-def _same_on_threads(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
+def same_on_threads(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> bool:
+    """Tells whether a product of rows and a weight gives the same bits each time, on any number of threads."""
     threads = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     try:
@@ -119,9 +121,9 @@ def describe_machine() -> dict[str, str]:
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores usable": str(usable_cores()),
-        "memory free": f"{_free_memory() / GIB:.1f} GiB",
+        "memory free": f"{free_memory() / GIB:.1f} GiB",
     }
     for name in ("torch", "transformers", "peft", "trl"):
         facts[name] = importlib.metadata.version(name)
@@ -135,57 +137,56 @@ def describe_machine() -> dict[str, str]:
 def describe_hardware(device: str) -> dict[str, str | int]:
     """Says what a step ran on, for the record: devices and their number, processor, driver, CUDA and torch."""
     facts: dict[str, str | int] = {
-        "device": _processor(),
+        "device": processor(),
         "devices": 1,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    if device == "cuda" and torch.cuda.is_available():
+    if device == "cuda" and torch.cuda.is_available():  # pragma: no cover  wants a GPU
         facts |= {"device": torch.cuda.get_device_name(device_index()), "devices": processes()}
-        facts |= {"driver": _driver(), "cuda": str(torch.version.cuda)}
+        facts |= {"driver": driver(), "cuda": str(torch.version.cuda)}
     return facts
 
 
 def _hub_has(name: str, revision: str) -> bool:
     try:
-        HfApi().model_info(name, revision=revision, timeout=5)
+        return bool(HfApi().model_info(name, revision=revision, timeout=5))
     except Exception:  # no network, no such model, gated, offline: each means that it cannot be had here
         return False
-    return True
 
 
-def _free_memory() -> int:
+def free_memory(system: Path = SYSTEM) -> int:
     """Returns the bytes that a process may still take: the system's, or less where a control group says so."""
     free = sys.maxsize
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = (system / "proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
+        group = system / "sys/fs/cgroup"
         limit, used = ((group / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
         if limit != "max":
             stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
             cached = int(stat.get("inactive_file", 0))  # files that were read count as used, and give way
             free = min(free, int(limit) - int(used) + cached)
-    except (OSError, ValueError, StopIteration):
-        return free
     return free
 
 
-def _processor() -> str:
+def processor(system: Path = SYSTEM) -> str:
+    """Returns the processor's name, as far as the system tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = (system / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"
 
 
-def _driver() -> str:
+def driver(system: Path = SYSTEM) -> str:
     """Returns the version of NVIDIA's driver, as far as the system tells it."""
     try:
-        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
+        told = (system / "proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return "unknown"
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", told)
     return found[0] if found else "unknown"

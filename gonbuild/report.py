@@ -59,7 +59,7 @@ def seen_by_card(data: bytes) -> dict[str, list[Seen]]:
     """Reads `candidates.jsonl`, lines that are none left out: it lies in a folder that anyone may write to."""
     rows: dict[str, list[Seen]] = {}
     for line in data.decode("utf-8", "replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             seen = Seen(**json.loads(line))
             if all(isinstance(getattr(seen, name), kind) for name, kind in _KINDS.items()):
                 rows.setdefault(seen.card, []).append(seen)

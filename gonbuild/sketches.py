@@ -84,11 +84,12 @@ def _frame(scale: Sequence[float], across: tuple[float, float], label: str) -> l
 def _inside(low: float, high: float) -> list[float]:
     """Returns round numbers between two others, three of them or more."""
     first, second, *_ = ticks(low, high)
-    for step in (second - first, (second - first) / 2):
-        found = [round(n * step, 10) for n in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
-        if len(found) > 2:
-            break
-    return found
+    found = _multiples(second - first, low, high)
+    return found if len(found) > 2 else _multiples((second - first) / 2, low, high)
+
+
+def _multiples(step: float, low: float, high: float) -> list[float]:
+    return [round(n * step, 10) for n in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
 
 
 def _x(value: float, across: tuple[float, float]) -> float:

@@ -219,9 +219,15 @@ _FIRST = {
     for e in (*ACTORS, *PLACES, *SYNONYMS)
     for word in e.words + e.becomes
 }
-_ANY = re.compile(r"\b(?:" + "|".join(sorted(_FIRST, key=lambda w: (-len(w), w))) + r")\b|\d+")
+_ANY = re.compile(r"(?=(\b(?:" + "|".join(sorted(_FIRST, key=lambda w: (-len(w), w))) + r")\b|\d+))")
+"""Finds the words of every entry and numbers; in `cơn mưa lớn` two entries share a word, and both are found."""
 
 
 def trace(story: str) -> str:
     """Returns what a story and its copies with other numbers and words have in common, to compare them by."""
-    return _ANY.sub(lambda m: _FIRST.get(m[0], "0"), story.lower())
+    lower, parts, end = story.lower(), [], 0
+    for m in _ANY.finditer(lower):
+        if m.end(1) > end:
+            parts += [lower[end : m.start()], _FIRST.get(m[1], "0")]
+            end = m.end(1)
+    return "".join([*parts, lower[end:]])

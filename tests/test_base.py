@@ -10,7 +10,9 @@ from tiny import write_tiny_base
 
 from gonbuild.base import identity_inputs, is_whole, locate_base
 from gonbuild.errors import InputError
-from gonbuild.settings import ModelSettings
+from gonbuild.models import Models
+from gonbuild.settings import ModelSettings, parse_settings
+from gonbuild.store import Store
 
 COMMIT = "27d67f1b5f57dc0953326b2601d68371d40ea8da"
 
@@ -75,6 +77,8 @@ def test_identity_inputs_move_with_size_and_time(folder):
 def test_hub_base_is_identified_by_name_and_commit(tmp_path):
     files = locate_base(ModelSettings(base="mistralai/Mistral-7B-v0.1", revision=COMMIT), tmp_path)
     assert (files.folder, files.identity) == (None, f"hub:mistralai/Mistral-7B-v0.1@{COMMIT}")
+    settings = parse_settings({"model": {"base": files.name, "revision": COMMIT}})
+    assert Models(tmp_path, settings, Store(tmp_path / "cache")).identity() == files.identity
 
 
 @pytest.mark.parametrize("revision", ["", "main", COMMIT[:12]])

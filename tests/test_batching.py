@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import write_tiny_base
 
 from gonbuild.base import locate_base
-from gonbuild.batching import Task, draw, plan_room
+from gonbuild.batching import BEGINNINGS, PADDED, Task, draw, plan_room
 from gonbuild.decoder import decoder_of
 from gonbuild.errors import MachineError
 from gonbuild.memory import GIB
@@ -187,6 +187,18 @@ def test_shared_beginning_changes_nothing_but_time(base, tasks, wanted):
     assert {key: ids for key, (ids, _, _) in alone.items()} == {key: ids for key, (ids, _, _) in wanted.items()}
     for key, (_, logprobs, _) in alone.items():
         assert logprobs == pytest.approx(wanted[key][1], abs=1e-4)
+
+
+def test_more_beginnings_than_are_remembered_change_nothing(base):
+    tasks = []
+    for n, name in enumerate(NAMES * 2):
+        start = base.encode(f"<|system|>\n{n} " + "Bạn viết chuyện cho thẻ bài GON. " * 3 + "<|end|>\n")
+        prompt = [*start, *base.encode(f"<|user|>\n{name}<|end|>\n<|assistant|>\n")]
+        tasks.append(Task(f"card-{n % 8}", prompt, 0, 2, len(start)))
+    assert len({tuple(task.prompt[:PADDED]) for task in tasks}) > BEGINNINGS
+    together = draw(base, tasks, SETTINGS, slots=8)
+    for task, drawn in together:
+        assert [d.ids for d in drawn] == [d.ids for d in next(draw(base, [replace(task, shared=0)], SETTINGS))[1]]
 
 
 def test_forced_lengths_heed_no_end(base, tasks):

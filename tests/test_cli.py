@@ -1,6 +1,8 @@
 """The command line on the small project: what is printed where, and the exit codes."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,10 +213,104 @@ def test_cache_lists_and_clears(run: Run) -> None:
     assert run("cache")[1].startswith("0 entries, 0.0 MB")
 
 
-@pytest.mark.parametrize("what", ["cards", "settings"])
+@pytest.mark.parametrize("what", ["cards", "reviews", "settings"])
 def test_schema_is_json(run: Run, what: str) -> None:
     schema = json.loads(run("schema", what)[1])
-    assert "$defs" in schema or "properties" in schema
+    assert {"$defs", "properties", "items"} & schema.keys()
+
+
+def test_settings_are_a_table_too(run: Run) -> None:
+    assert run("schema", "table")[1].splitlines()[1].startswith("|---|")
+
+
+def test_release_is_1_with_each_thing_to_mend_until_people_accept_the_stories(run: Run) -> None:
+    run("stories")
+    code, out, err = run("check", "--release")
+    assert code == 1
+    assert out.splitlines()[-1] == "3 things to mend before a release."
+    assert [line.partition(": people accepted")[0] for line in err.splitlines()] == [
+        f"gonbuild: cards/thu.yaml:{line}: card '{card}'"
+        for line, card in ((3, "rung-001"), (9, "lang-001"), (15, "song-001"))
+    ]
+    names = [f"{card}.{slot}" for card in ("rung-001", "lang-001", "song-001") for slot in (1, 2)]
+    assert run("review", "--approve", *names)[0] == 0
+    run("stories")
+    code, out, err = run("check", "--release")
+    assert (code, out.splitlines()[-1], err) == (0, "Ready for a release.", "")
+
+
+def test_report_says_where_its_page_is(run: Run, tmp_path: Path) -> None:
+    run("stories")
+    code, out, _ = run("report")
+    assert (code, out) == (0, f"wrote {tmp_path}/build/report/index.html\n")
+    assert (tmp_path / "build/report/index.html").is_file()
+
+
+def test_eval_prints_what_it_writes(run: Run, tmp_path: Path) -> None:
+    run("stories")
+    code, out, _ = run("eval")
+    assert code == 0
+    assert out.startswith("# Base `nano` and adapter ")
+    assert (tmp_path / "build/report/eval.md").read_text(encoding="utf-8") == out
+
+
+def test_doctor_tells_the_machine_and_what_each_profile_lacks_and_needs(run: Run) -> None:
+    class Examined(FakeModels):
+        def examine(self) -> tuple[dict[str, Any], dict[str, tuple[list[str], list[str]]]]:
+            return {"GPU": "none"}, {"nano": ([], ["1.5 to draw"]), "mistral-7b": (["no CUDA device", "no disk"], [])}
+
+    code, out, _ = run("doctor", models=Examined())
+    assert code == 0
+    assert [line.split(maxsplit=2) for line in out.splitlines()] == [
+        ["GPU", "none"],
+        ["profile", "nano", "runs here"],
+        ["memory,", "GiB", "1.5 to draw"],
+        ["profile", "mistral-7b", "cannot run here: no CUDA device; no disk"],
+    ]
+
+
+def test_port_that_is_taken_is_one_line(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, out, err = run("review", "--web", "--port", str(taken.getsockname()[1]))
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+    assert err.endswith("Wanted a free --port.\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file. Name a chat-format JSON Lines file."),
+        ("{}\n", "holds no story that could be placed. Wanted chat-format JSON Lines."),
+    ],
+)
+def test_file_without_stories_is_not_imported(run: Run, tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "chat.jsonl"
+    if text is not None:
+        file.write_text(text)
+    code, out, err = run("import", str(file))
+    assert (code, out, err.splitlines()[-1]) == (2, "", f"gonbuild: {file}: {said}")
+    assert not (tmp_path / "cards/examples").exists()
+
+
+def test_second_process_of_a_launch_leaves_the_mistake_to_the_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    code, _, err = run("plan")
+    assert (code, "together they can only train" in err) == (2, True)
+    monkeypatch.setenv("RANK", "1")
+    assert run("plan") == (2, "", "")
+
+
+def test_reader_that_closes_the_pipe_ends_the_command_without_a_word() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "gonbuild.cli", "schema", "settings"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_help_names_every_command_file_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from test_crew import CARDS, TINY, kept
 from tiny import write_tiny_base
 
 from gonbuild.cli import main
-from gonbuild.cluster import draw_on_cluster, places  # before Ray: it sets the environment that Ray reads
+from gonbuild.cluster import draw_on_cluster, places, stopped  # before Ray: it sets the environment that Ray reads
 from gonbuild.drawing import drawing
 from gonbuild.errors import InputError, MachineError, Problem
 from gonbuild.node import MakeModels
@@ -137,6 +137,20 @@ def test_cluster_without_a_place_is_refused(device: str, lacking: str) -> None:
 def test_missing_ray_is_an_error_with_its_cure() -> None:
     with pytest.raises(MachineError, match=r"Ray is not installed. Install it: pip install .* -e '.\[ray\]'"):
         drawing(parse_settings({}), ray="auto", found=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("ActorDiedError: \x1b[36mthe actor died.\x1b[0m\n  many more lines",
+         "the cluster stopped: ActorDiedError: the actor died. What was finished is kept: run the command again."),
+        ("RayTaskError: x\nTraceback\n  ModuleNotFoundError: No module named 'peft'\n",
+         "the cluster stopped: ModuleNotFoundError: No module named 'peft'. "
+         "Every node wants what this host has: pip install -c constraints.txt -e '.[ray]'."),
+    ],
+)  # fmt: skip
+def test_what_ray_says_in_pages_is_a_line_with_a_cure(said: str, line: str) -> None:
+    assert str(stopped(said)) == f"--ray: {line}"
 
 
 def test_lost_node_costs_no_card_and_no_byte(cluster: Cluster, notes: Path, tmp_path: Path) -> None:

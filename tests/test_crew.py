@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from fakes import DECK, FakeModels, make_project
 from tiny import write_tiny_base
 
 from gonbuild.cli import main
-from gonbuild.crew import Crew, check_gpus, deal
-from gonbuild.drawing import Asked, draw_here, drawing
+from gonbuild.crew import Crew, Shift, check_gpus, deal, draw_shift
+from gonbuild.drawing import Asked, draw_here, drawing, kept_candidates
 from gonbuild.errors import InputError, MachineError, Problem
 from gonbuild.pipeline import Project
 from gonbuild.records import Candidate, Progress, Prompt, Request
@@ -69,6 +70,17 @@ class WorkerModels(FakeModels):
 
     def meet(self, request: Request) -> None:
         """What happens at a card."""
+
+
+class Starting(WorkerModels):
+    """Tells its progress as the real models do: before anything is drawn, and after each card."""
+
+    def generate(
+        self, folder: Path | None, requests: Sequence[Request], progress: Progress
+    ) -> Iterator[tuple[Request, tuple[Candidate, ...]]]:
+        progress("loading the model", 0, 1)
+        progress("generating", 0, len(requests))
+        yield from super().generate(folder, requests, progress)
 
 
 class Killed(WorkerModels):
@@ -174,8 +186,79 @@ def test_error_of_a_worker_is_the_parents(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
+class Leaving(WorkerModels):
+    def meet(self, request: Request) -> None:
+        if request.card == "song-001":
+            os._exit(7)
+
+
+def test_worker_that_ends_too_early_is_named_with_its_code(tmp_path: Path) -> None:
+    built(tmp_path / "one", None)
+    _, (warning,) = built(tmp_path / "crew", Crew(2, models=Leaving))
+    assert re.fullmatch("process . of 2 ended too early with code 7; what it left is drawn by this one", warning)
+    assert kept(tmp_path / "crew") == kept(tmp_path / "one")
+
+
+class Deaf(WorkerModels):
+    """The first worker heeds no request to end; the second one stops with an error."""
+
+    def meet(self, request: Request) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            (self.root / "deaf").touch(exist_ok=False)
+        except FileExistsError:
+            raise MachineError(Problem("here", "no memory")) from None
+        time.sleep(300)
+
+
+def test_worker_that_does_not_end_when_it_is_told_to_is_killed(tmp_path: Path) -> None:
+    project = make_project(tmp_path, DECK + CARDS)
+    project.draw = Crew(2, models=Deaf)
+    with pytest.raises(MachineError, match="here: no memory"):
+        project.build()
+    assert not multiprocessing.active_children()
+
+
+# --- a worker's work, in this process -------------------------------------------------------------
+
+
+def told_of(root: Path, models: type[WorkerModels], cards: Sequence[str], store: Store) -> list[tuple[str, object]]:
+    """What a worker tells of a shift, in order."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    shift = Shift(root, parse_settings({}), store.root, None, tuple(map(ask, cards)), "", 1, models)
+    draw_shift(shift, theirs)
+    told = []
+    while ours.poll():
+        told.append(ours.recv())
+    return told
+
+
+def test_worker_keeps_each_card_and_tells_of_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    told = told_of(tmp_path, Starting, ["dat-000", "dat-001"], store)
+    assert told == [("drawing", 0), ("drawing", 1), ("drawing", 1), ("finished", None)]
+    assert [len(kept_candidates(store, ask(card)) or ()) for card in ("dat-000", "dat-001")] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("models", "wanted"),
+    [
+        (Breaking, ("broke", "ZeroDivisionError: by nothing")),
+        (Refusing, ("failed", "here: no memory. Buy some.\nthere: no disk.")),
+    ],
+)
+def test_worker_tells_how_it_stopped_and_keeps_what_came_before(
+    tmp_path: Path, models: type[WorkerModels], wanted: tuple[str, str]
+) -> None:
+    store = Store(tmp_path / "cache")
+    *_, last = told_of(tmp_path, models, ["dat-000", "song-001"], store)
+    assert (last[0], str(last[1])) == wanted
+    assert kept_candidates(store, ask("dat-000"))
+    assert not kept_candidates(store, ask("song-001"))
+
+
 def ask(card: str) -> Asked:
-    return Asked(Request(card, Prompt(card, ""), 0, 4), {"card": card})
+    return Asked(Request(card, Prompt("Hiệu ứng: +1 điểm cho Đất<|end|>", ""), 0, 4), {"card": card})
 
 
 def test_shards_are_disjoint_even_and_cover_all_whatever_the_order() -> None:
@@ -208,6 +291,16 @@ def test_cores_are_shared_and_each_worker_sees_its_own_gpu(tmp_path: Path) -> No
 )
 def test_gpus_are_those_that_cuda_shows(visible: str | None, found: list[str], names: tuple[str, ...]) -> None:
     assert check_gpus(2, visible, lambda: found) == names
+
+
+def test_driver_is_asked_for_the_gpus_where_cuda_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="1 processes want a GPU each, and none can be seen"):
+        check_gpus(1, None)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: a)'; echo '  MIG 1g'; echo 'GPU 1: H100 (UUID: b)'\n")
+    tool.chmod(0o755)
+    assert check_gpus(2, None) == ("0", "1")
 
 
 @pytest.mark.parametrize(

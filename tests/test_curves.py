@@ -111,16 +111,38 @@ def test_plain_progress_tells_the_first_and_the_last_loss(capsys: pytest.Capture
     assert capsys.readouterr().err.splitlines() == [*once, *once, "generating: 1 to do", "generating: done"]
 
 
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_bar_shows_the_loss_and_its_course() -> None:
-    class Terminal(io.StringIO):
-        encoding = "utf-8"
-
-        def isatty(self) -> bool:
-            return True
-
     shown = Terminal()
     with contextlib.redirect_stderr(shown), Bars() as progress:
         progress("training", 0, 4)
         for step, loss in TRAINING["losses"]:
             progress("training", step, 4, loss)
     assert "loss 1.25 █▅▁" in shown.getvalue()
+
+
+def test_bar_of_a_step_is_gone_when_it_is_done_and_the_next_has_its_own() -> None:
+    shown = Terminal()
+    with contextlib.redirect_stderr(shown), Bars() as progress:
+        for what in ("generating", "filtering"):
+            progress(what, 0, 2)
+            progress(what, 2, 2)
+            assert shown.getvalue().endswith("\r")
+    assert "filtering" in shown.getvalue().rpartition("generating")[2]
+
+
+def test_second_process_of_a_launch_shows_no_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with Bars() as progress:
+        progress("training", 0, 4)
+        progress("training", 4, 4, 2.5)
+    assert capsys.readouterr() == ("", "")

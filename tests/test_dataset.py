@@ -6,7 +6,7 @@ import pytest
 from gonbuild.augment import KINDS
 from gonbuild.cards import read_library
 from gonbuild.chat import import_chat
-from gonbuild.dataset import chat_jsonl, row_counts, row_digests, split, training_rows
+from gonbuild.dataset import FEW_ROWS, chat_jsonl, row_counts, row_digests, row_notes, split, training_rows
 from gonbuild.prompts import load_templates
 from gonbuild.records import END, Card, Row
 from gonbuild.settings import DatasetSettings
@@ -157,3 +157,15 @@ def test_variant_that_does_not_fit_its_card_as_varied_is_left_out():
     own = tuple(f"Hiệu ứng: {card.effect}<" for card in DECK)
     assert [row for row in every if any(text in row.prompt for text in own)] == rows
     assert len(rows) < len(every)
+
+
+@pytest.mark.parametrize(
+    ("count", "notes"),
+    [
+        (0, ["no story to train on; give cards `examples:`, or raise dataset.examples"]),
+        (1, ["1 story to train on: expect candidates that repeat them; give cards more `examples:`"]),
+        (FEW_ROWS, []),
+    ],
+)
+def test_few_rows_deserve_a_note_and_enough_do_not(count: int, notes: list[str]) -> None:
+    assert row_notes([Row("a", "p", f"Chuyện {n}.") for n in range(count)]) == notes

@@ -93,6 +93,15 @@ def test_logits_of_steps_behind_prompts_of_several_lengths_are_those_of_transfor
 
 
 @torch.inference_mode()
+def test_weights_of_16_bits_that_lie_together_are_multiplied_at_once_and_give_the_same(ids):
+    model = make_model("mistral").to(torch.bfloat16)
+    wanted = model(ids).logits.float()
+    got = decoder_of(model)
+    got = got.logits(got.read(ids)[0]).float()
+    assert (got - wanted).norm() < 0.02 * wanted.norm()
+
+
+@torch.inference_mode()
 def test_scaled_positions_are_followed(ids):
     scaled = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
               "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip

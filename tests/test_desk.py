@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from fakes import SCENES, FakeModels, make_project, open_project
 from gonbuild.cli import main
 from gonbuild.desk import Desk
 from gonbuild.errors import InputError
+from gonbuild.review_flags import reviewer
 from gonbuild.reviews import Decision
 from gonbuild.terminal import Session
 
@@ -394,16 +396,42 @@ def test_flags_decide_and_say_what_they_did(desk: Desk, capsys: pytest.CaptureFi
         (["--rate", "rung-001.1", "--by", "L"], "--rate: no mark was given"),
         (["--pin", "rung-001.7"], "no story 'rung-001.7'"),
         (["--edit", "rung-001.1"], "a edit has no text"),
+        (["--rate", "rung-001.1", "sense=4"], "--rate: a rating needs a name. Wanted --by NAME."),
         (["--from", "nowhere.md"], "nowhere.md: no such file"),
         ([], "reviewing key by key wants a terminal"),
     ],
 )
 def test_flag_that_lacks_something_says_so(
-    desk: Desk, args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    desk: Desk, args: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PATH", "")  # where git is not found, nobody is named
     assert run(desk.project.root, "review", *args) == 2
     assert said in capsys.readouterr().err
     assert not (desk.project.root / REVIEWS).exists()
+
+
+def test_candidate_alone_is_no_slot_and_the_cure_pins_it(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    root = desk.project.root
+    candidate = next(c for c in desk.sheet("song-001").candidates if not c.filter)
+    name = f"song-001.c{candidate.index}"
+    assert run(root, "review", "--pin", name) == 2
+    cure = f"song-001.1, and --candidate {name}"
+    assert f"gonbuild: {name}: is no slot. Wanted one such as {cure}.\n" in capsys.readouterr().err
+    assert run(root, "review", "--pin", *cure.replace(", and", "").split()) == 0
+    assert rebuilt(desk)["song-001"][0] == candidate.text
+
+
+def test_reviewer_is_who_the_environment_names_else_who_git_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "config", "user.name", "Mai"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("GONBUILD_REVIEWER", "Lan")
+    assert reviewer(tmp_path) == "Lan"
+    monkeypatch.delenv("GONBUILD_REVIEWER")
+    assert reviewer(tmp_path) == "Mai"
+    monkeypatch.setenv("PATH", "")
+    assert reviewer(tmp_path) == ""
 
 
 class Typist:
@@ -432,6 +460,49 @@ def test_keys_decide_story_by_story_and_the_next_sitting_goes_on(desk: Desk) -> 
     assert Session(desk, again, "Lan").run() == 2
     assert again.shown[1].startswith("[1/")
     assert "  --rate: 'sens=2' is no mark. Wanted sense, card, effect or language, as sense=4." in again.shown
+
+
+def test_marks_at_the_keys_are_kept_and_the_story_stays(desk: Desk) -> None:
+    typist = Typist("rq", "sense=4 card=5")
+    assert Session(desk, typist, "Lan").run() == 1
+    assert typist.shown[-1] == "  rated"
+    (rated,) = desk.reviews().decisions
+    assert (rated.kind, rated.text, dict(rated.scores)) == (
+        "rating",
+        desk.sheet(rated.card).stories[0].story.text,
+        {"sense": 4, "card": 5},
+    )
+
+
+def test_new_story_is_shown_with_what_its_slot_held_before(desk: Desk) -> None:
+    before = pack(desk.project.root)["rung-001"][1]
+    desk.ban("rung-001", before, "sai")
+    after = rebuilt(desk)["rung-001"][1]
+    typist = Typist("sq")
+    Session(desk, typist, "Lan").run()
+    (shown,) = (line for line in typist.shown if line.startswith("  was: "))
+    assert re.sub(r"\{\+.*?\+\}|\[-|-\]", "", shown.removeprefix("  was: ")).split() == before.split()
+    assert re.sub(r"\[-.*?-\]|\{\+|\+\}", "", shown.removeprefix("  was: ")).split() == after.split()
+
+
+def test_story_that_a_build_took_away_meanwhile_is_passed_over(desk: Desk) -> None:
+    root = desk.project.root
+
+    class Slow(Typist):
+        """At the first key another build ships one story of each card."""
+
+        def key(self) -> str:
+            if len(self.keys) == 2:
+                with (root / "pyproject.toml").open("a") as file:
+                    file.write("[tool.gonbuild.selection]\nstories = 1\n")
+                open_project(root).build()
+            return super().key()
+
+    typist = Slow("sq")
+    desk = Desk(open_project(root))
+    assert Session(desk, typist, "Lan").run() == 0
+    places = [line.split()[:2] for line in typist.shown if line.startswith("[")]
+    assert places == [["[1/6]", "rung-001.1"], ["[3/6]", "lang-001.1"]]
 
 
 def test_mistake_at_the_keys_is_said_and_the_story_stays(desk: Desk) -> None:

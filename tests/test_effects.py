@@ -55,6 +55,8 @@ TOLD = [
     ("+2 điểm cho Rừng", "Bé Na trồng ba cây và nhặt 10 chai, Rừng tăng hai điểm."),
     ("+2 điểm cho Rừng", "2 điểm cho Rừng, vì chim đã về."),
     ("+2 điểm cho Rừng", "Bà con thấy rừng được cộng 2 điểm."),
+    ("+2 điểm cho Rừng", "Xóm bớt khói bếp cho Rừng 2 điểm."),
+    ("+2 điểm cho Rừng", "Bé Na bỏ hai lá khô vào hố ủ, Rừng tăng 2 điểm."),
     ("+1 điểm cho Rừng", "Mỗi cây một mầm, Rừng được thêm điểm."),
     ("+1 điểm Rừng, +1 điểm Sông", "Rừng và Sông mỗi nơi tăng 1 điểm nhờ bà con."),
     ("+1 điểm Rừng, +1 điểm Sông", "Cộng 1 điểm cho cả Sông và Rừng."),

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from gonbuild.errors import GonbuildError, InputError, MachineError, Problem, near, one_of
@@ -13,6 +15,12 @@ def test_error_holds_all_its_problems() -> None:
     error = InputError([Problem("a:1", "one"), Problem("b:2", "two")])
     assert str(error) == "a:1: one.\nb:2: two."
     assert str(MachineError("the disk is full")) == "the disk is full."
+
+
+def test_error_that_crosses_processes_keeps_its_problems() -> None:
+    error = pickle.loads(pickle.dumps(InputError([Problem("a:1", "one", "Cure."), Problem("b:2", "two")])))
+    assert isinstance(error, InputError)
+    assert error.problems == (Problem("a:1", "one", "Cure."), Problem("b:2", "two"))
 
 
 @pytest.mark.parametrize(("error", "code"), [(GonbuildError, 1), (InputError, 2), (MachineError, 3)])

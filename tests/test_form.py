@@ -129,6 +129,21 @@ def test_block_as_a_build_wrote_it_decides_nothing_however_old_it_is() -> None:
     assert [d.text for d in changed] == ["Mới."]
 
 
+def test_what_people_did_in_the_block_of_a_lost_card_is_named_and_an_untouched_line_is_not() -> None:
+    said = "stories.md:{}: unknown card 'a-2'. Did you mean 'a-1'?"
+    assert read("[ ] `a-2.1` Xưa.") == ([], [])
+    assert read("[ ] `a-2.1` Xưa.", "[x] `a-2.2` Cũ.") == ([], [said.format(4)])
+    written = f"\n<!-- a-2 {form_check([('a-2.1', ' ', 'Xưa.')])} -->\n"
+    for text, problems in (("Xưa.", []), ("Mới.", [said.format(3)])):
+        decisions, found = form_decisions(form(f"[ ] `a-2.1` {text}") + written, SHOWN, Reviews(), "stories.md")
+        assert (decisions, list(map(str, found))) == ([], problems)
+
+
+def test_ticked_candidate_that_is_pinned_already_keeps_its_slot() -> None:
+    reviews = Reviews((Decision("a-1", "pin", "Bảy.", 1, CARD.effect),))
+    assert read("[x] `a-1.c7` Bảy.", reviews=reviews) == ([], [])
+
+
 def test_form_shows_box_figures_changes_and_candidates() -> None:
     shown = form_card(CARD, STORIES, OTHERS, Reviews())
     assert [(s["box"], s["note"]) for s in shown["stories"]] == [

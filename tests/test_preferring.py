@@ -1,6 +1,7 @@
 """Learning from marks with trl's own trainers, on a tiny base: seconds, and the same bytes each time."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -104,9 +105,12 @@ def test_same_marks_give_the_same_bytes_and_leave_the_base_as_it_was(base, folde
     assert (first / "adapter_config.json").read_bytes() == (taught / "adapter_config.json").read_bytes()
 
 
-def test_nothing_is_printed(base, copy, capfd):
+def test_nothing_is_printed_and_the_environment_stays(base, copy, capfd, monkeypatch):
     for method, settings in METHODS.items():
+        before = dict(os.environ)
         prefer(base, MARKS, settings, copy(method))
+        assert dict(os.environ) == before
+        monkeypatch.setenv("TQDM_DISABLE", "0")  # of the second one
     assert capfd.readouterr() == ("", "")
 
 

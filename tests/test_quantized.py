@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from gonbuild.quantized import dequantize, is_quantized, quantize, read_weights, write_weights
 
@@ -57,6 +59,12 @@ def test_rows_without_a_spread_come_back(weight):
 def test_matrix_whose_scales_do_not_fit_is_left_out(scale):
     stored = quantize(WEIGHTS) | {"layer.weight.scale": scale}
     assert dequantize(stored).keys() == {"norm.weight"}
+
+
+def test_weights_of_another_type_are_named(tmp_path):
+    save_file({"w": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="a tensor is neither int8 nor float32"):
+        read_weights(tmp_path)
 
 
 def test_other_format_is_named(tmp_path):

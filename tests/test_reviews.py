@@ -98,6 +98,8 @@ def test_no_decision_is_no_mistake(text: str) -> None:
         ("- x", ":1:3: a decision is no mapping. Wanted {card: ..., pin: ...}."),
         ("a-1: x", ":1:1: the file is no list. Wanted a list, `- {card: ..., approve: ...}` a line."),
         ("- {card: a-1, approve: !!str x}", ":1:24: a tag, '!!str'. Leave it out: every value is read as text."),
+        ("- !!map {card: a-1, approve: x}", ":1:3: a tag, '!!map'. Leave it out: every value is read as text."),
+        ("- !!str x", ":1:3: a tag, '!!str'. Leave it out: every value is read as text."),
         ("- {card: a-1, approve: \"x\\u202e\"}", ":1:24: the text has an invisible character, U+202E."),
         ("- {card: a-1, approve: \"<|end|>\"}", ":1:24: the text has '<|', which belongs to the chat template."),
         ("- {card: a-1, edit: Ca\u0309y., slot: 1, effect: e, replaces: r}", ":1:21: the text is not in NFC: 'Cảy.'. "
@@ -222,6 +224,14 @@ def test_removal_of_a_block_keeps_comments_and_the_rest() -> None:
     before = lines_of(FILE.encode())
     assert lines_of(data) == before[:2] + before[7:]
     assert len(gone) == 1
+
+
+def test_decision_whose_dash_stands_on_a_line_of_its_own_goes_with_it() -> None:
+    data, gone = remove_decisions(
+        b"-\n  card: a-1\n  approve: x\n- {card: b-1, approve: y}\n", lambda d: d.card == "a-1"
+    )
+    assert [d.line for d in gone] == [2]
+    assert data == b"- {card: b-1, approve: y}\n"
 
 
 def test_same_decision_again_changes_no_byte() -> None:

@@ -56,6 +56,7 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         ("[tool.gonbuild.adapter]\nseed = -1", "'adapter.seed' is -1. Wanted greater than or equal to 0"),
         ("[tool.gonbuild.adapter]\ntargets = []", "'adapter.targets'"),
         ('[tool.gonbuild.filters]\nbanned_words = [""]', "'filters.banned_words.0' is ''"),
+        ('[tool.gonbuild.model]\nquantization = "nf4"', 'Wanted dtype = "bfloat16" with quantization = "nf4"'),
         ("[tool.gonbuild.filters]\nmin_words = 50", "Wanted min_words at most max_words, found 50 and 40"),
     ],
 )

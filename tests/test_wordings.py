@@ -99,6 +99,12 @@ def test_exchanged_story_tells_its_effect_keeps_its_trace_and_depends_on_the_see
     assert re.sub(r"\D", "", new) == re.sub(r"\D", "", story)
 
 
+def test_trace_is_blind_to_words_that_share_one() -> None:
+    assert (
+        len({trace(f"Sau {kind} {size}, Đất xói.") for kind in ("cơn mưa", "trận mưa") for size in ("to", "lớn")}) == 1
+    )
+
+
 def test_trace_is_blind_to_numbers_people_and_case_and_sees_the_rest():
     one = trace("Bé Na vớt rác mỗi sáng, Sông tăng 2 điểm.")
     assert one == trace("bé Bông vớt rác mỗi chiều, Sông tăng 15 điểm.")
