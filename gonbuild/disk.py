@@ -94,8 +94,12 @@ def links_out(root: Path, names: Iterable[str]) -> list[Problem]:
     return [
         Problem(name, "is a link that leaves the project", "Put a folder there; GONBUILD_CACHE moves the cache.")
         for name in names
-        if (root / name).is_symlink() and os.path.commonpath([home, os.path.realpath(root / name)]) != home
+        if (root / name).is_symlink() and not _within(home, root / name)
     ]
+
+
+def _within(home: str, link: Path) -> bool:
+    return link.exists() and os.path.commonpath([home, os.path.realpath(link)]) == home
 
 
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,8 @@ JOINS = frozenset("và với trong lẫn hoặc cùng".split())
 CAUSES = ("vì", "nhờ", "khiến")
 """Each stands once in a sentence; people write one twice in 2 of 1,000 stories."""
 
+_ADDRESS = re.compile(r"://|\bwww\.|[^\W\d_]\.[^\W\d_]")
+"""What a web address has and no story: two slashes, or a dot between letters."""
 _END = re.compile(r"[.!?…][\"'”’»)\]]*\Z")
 _GAME_WORDS = ("điểm", "lượt", "lá", "vùng", "tăng", "cộng", "thêm", "được", "giảm", "mất", "bị", "trừ")
 _MARKS = frozenset(".,;:!?…\"'“”‘’«»()-–—+−%/")
@@ -139,12 +141,14 @@ def length(candidate: Candidate, _card: Card, context: Context) -> Verdict:
 
 
 def language(candidate: Candidate, card: Card, context: Context) -> Verdict:
-    """Drops stray symbols, other scripts, a card's name half in capitals, and too many words that are no syllables."""
+    """Drops stray symbols, scripts, addresses, a name half in capitals, and too many words that are no syllables."""
     text = unicodedata.normalize("NFC", candidate.text)
     stray = sorted({c for c in text if not _is_ordinary(c)})
     if stray:
         names = ", ".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in stray)
         return _drop("language", f"holds characters that no story needs: {names}", names, "letters, digits, marks")
+    if address := _ADDRESS.search(text):
+        return _drop("language", f"holds a web address: '{_around(text, address.start())}'", address[0], "no address")
     for first, second in pairwise(words(card.name)):
         if second.istitle() and re.search(rf"\b{re.escape(first.lower())} {re.escape(second)}\b", text):
             return _drop("language", f"writes '{first.lower()} {second}' for '{first} {second}'", second, "one case")
@@ -253,6 +257,12 @@ FILTERS: tuple[Filter, ...] = (*TEXT_FILTERS, novelty, reference)
 
 def _drop(name: str, reason: str, measured: str, wanted: str) -> Verdict:
     return Verdict(name, False, reason, measured, wanted)
+
+
+def _around(text: str, at: int) -> str:
+    """Returns the word at a place, 40 characters of it at most."""
+    start = text.rfind(" ", 0, at) + 1
+    return text[start:].split(" ")[0][:40]
 
 
 def _game_words(effect: str) -> set[str]:

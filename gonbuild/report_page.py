@@ -1,5 +1,6 @@
 """Owns the report's page: values in, one file of HTML out, which asks no network for anything; gathers no value."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,9 +8,11 @@ from markupsafe import Markup
 
 from gonbuild.prompts import REPORT as TEMPLATE
 from gonbuild.sketches import histogram, loss_curve
+from gonbuild.sources import INVISIBLE
 from gonbuild.workspace import Workspace
 
 PAGE = "build/report/index.html"
+_UNSEEN = re.compile(f"(?!\t){INVISIBLE.pattern}")
 
 
 def render_report(ws: Workspace, values: Mapping[str, Any]) -> bytes:
@@ -26,4 +29,5 @@ def render_report(ws: Workspace, values: Mapping[str, Any]) -> bytes:
     ]
     curve = Markup(loss_curve(training["losses"])) if training else ""
     text = ws.templates.render(TEMPLATE, **{**values, "distributions": pictures, "curve": curve})
-    return text.encode("utf-8", "replace")
+    # What a model wrote and filters dropped may hold what steers a terminal, or turns the text around it.
+    return _UNSEEN.sub("\ufffd", text).encode("utf-8", "replace")
