@@ -34,6 +34,8 @@ _BREAK = _set("và còn rồi nhưng mà thì nên vì khi nhờ do bởi nếu 
 _OTHERS = _set("vùng phương thủ chơi họ bạn bên ai kẻ nhà người mình")
 _ENDS = _set(". ! ? … ;")
 
+MOST_DIGITS = 18
+"""Of a number that is read; Python refuses to read one of some thousand."""
 _TOKEN = re.compile(r"(?:(?<![\w)])(?:\+\s?|[-−–]))?\d+(?:[.,]\d+)?|[^\W\d_]+|[.!?…;:,\"“”()]")
 
 
@@ -43,7 +45,7 @@ class Quantity:
 
     unit: str
     value: int
-    """Without sign; -1 for a number that is not whole."""
+    """Without sign; -1 for a number that is not whole, or too long to be one of a game."""
     sign: int = 0
     """Of points: 1 gained, -1 lost, 0 where no word says it."""
     regions: frozenset[str] = frozenset()
@@ -114,7 +116,8 @@ def _number(low: list[str], i: int) -> tuple[int, int, int]:
     if token[-1].isdigit():
         sign = 1 if token[0] == "+" else -1 if token[0] in "-−–" else 0
         bare = token.lstrip("+-−– ")
-        return (int(bare) if bare.isdecimal() else -1), sign, i + 1
+        whole = bare.isdecimal() and len(bare) <= MOST_DIGITS
+        return (int(bare) if whole else -1), sign, i + 1
     words: list[str] = []
     while i + len(words) < len(low) and low[i + len(words)] in (_NUMBERS.keys() | _TENS.keys()):
         words.append(low[i + len(words)])

@@ -196,3 +196,9 @@ def test_points_are_told_as_often_as_the_effect_has_them():
     assert tell("Rừng tăng 1 điểm, Sông tăng 1 điểm.", two) == ()
     assert tell("Rừng và Sông cùng tăng 1 điểm.", two) == ()
     assert tell("Rừng tăng 1 điểm, Sông tăng 1 điểm. Rừng tăng 1 điểm.", two) == ("says 1 điểm 3 times",)
+
+
+def test_number_of_any_length_is_read():
+    long = "9" * 5_000
+    assert read_effect(f"+{long} điểm cho Rừng").points == read_effect("+2.5 điểm cho Rừng").points
+    assert tell(f"Cây mọc kín đồi, Rừng tăng {long} điểm.", read_effect("+2 điểm cho Rừng"))
