@@ -148,7 +148,7 @@ class _Reader:
     def _slot(self, entry: Entry, found: str, earlier: Sequence[Decision]) -> int:
         """Returns the slot that a ticked candidate takes: the one in its box, else a banned one, else the last free."""
         card, slots = self.shown.card, {s.slot: s.text for s in self.shown.stories.values()}
-        if entry.box.isdecimal() and int(entry.box) in slots:
+        if entry.box in map(str, slots):  # read as a text: a number may be of any length
             return int(entry.box)
         if entry.box not in ("x", "X"):
             wanted = f"Wanted x, {one_of(map(str, slots))}, or - and a reason."

@@ -87,6 +87,8 @@ def test_two_ticked_candidates_take_two_slots() -> None:
         (["[-] `a-1.1` Một."], "stories.md:3: a ban without a reason. Write it into the box: `[- REASON]`."),
         (["[x] `a-1.1`"], "stories.md:3: a story without text. To ban it write `[- REASON]` and leave its text."),
         (["[3] `a-1.c7` Bảy."], "stories.md:3: '3' in the box of a candidate. Wanted x, 1 or 2, or - and a reason."),
+        ([f"[{'9' * 5000}] `a-1.c7` Bảy."], f"stories.md:3: '{'9' * 57}...' in the box of a candidate. "
+         "Wanted x, 1 or 2, or - and a reason."),
         (["[ ] `a-1.c7` Bảy rưỡi."], "stories.md:3: a candidate was edited and not ticked. "
          "Write x or a slot's number into its box."),
         (["[x] `a-1.c9` Chín."], "stories.md:3: candidate a-1.c9 is not offered any more. "
