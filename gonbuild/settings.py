@@ -6,12 +6,14 @@ Field docstrings carry the unit; the README's table is made from them.
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
+from gonbuild.sources import in_order, short
 
 
 class Stage(BaseModel):
@@ -252,7 +254,8 @@ class CacheSettings(Stage):
 
 def _wrong_url(url: str) -> str:
     """Says what is wanted of a shared store's URL that is none, without repeating what may be a secret."""
-    if re.match(r"[^/]*://[^/]*:[^/]*@", url):
+    scheme, _, rest = url.partition("://")
+    if "/" not in scheme and re.match(r"[^/:]*:[^/@]*@", rest):
         return "wanted no password in a URL; the driver takes it from its own environment"
     if url.startswith("file:") and not url.startswith("file:///"):
         return "wanted an absolute path, file:///folder"
@@ -325,7 +328,7 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
         table = _table(_table(tomllib.loads(text), "tool"), "gonbuild")
     except FileNotFoundError:
         raise InputError(Problem(str(path), "no such file", "Run gonbuild in a project, or name it: --root.")) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # a number of some thousand digits and deep nesting are no TOML error
         raise InputError(Problem("pyproject.toml", f"is no valid TOML: {e}")) from None
     for source, name in (("--profile", profile), ("GONBUILD_PROFILE", os.environ.get("GONBUILD_PROFILE"))):
         if name:
@@ -352,14 +355,14 @@ def _table(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _unknown_profile(where: str, name: Any) -> Problem:
     wanted = f"Wanted {one_of(PROFILES)}. {near(str(name), list(PROFILES))}".strip()
-    return Problem(where, f"unknown profile '{name}'", wanted)
+    return Problem(where, f"unknown profile '{short(str(name))}'", wanted)
 
 
 def parse_settings(table: dict[str, Any], text: str = "") -> Settings:
     """Lays a table over its profile's defaults; `text` is the TOML it came from, for line numbers."""
     profile = table.get("profile", "nano")
     if not isinstance(profile, str) or profile not in PROFILES:
-        raise InputError(_unknown_profile(_where(text, ("profile",)), profile))
+        raise InputError(_unknown_profile(_where(_lines(text), ("profile",)), profile))
     merged: dict[str, Any] = {**table}
     for stage, values in PROFILES[profile].items():
         own = table.get(stage, {})
@@ -367,7 +370,9 @@ def parse_settings(table: dict[str, Any], text: str = "") -> Settings:
     try:
         return Settings.model_validate_json(_json(merged))
     except ValidationError as e:
-        raise InputError([_problem(error, text) for error in e.errors()]) from None
+        lines = _lines(text)
+        problems = [_problem(error, lines) for error in e.errors()]
+        raise InputError(in_order(problems, "pyproject.toml")) from None
 
 
 def _json(table: dict[str, Any]) -> str:
@@ -377,10 +382,12 @@ def _json(table: dict[str, Any]) -> str:
     return json.dumps(table, default=str)
 
 
-def _problem(error: Any, text: str) -> Problem:
+def _problem(error: Any, lines: Mapping[str, int]) -> Problem:
     keys = tuple(str(k) for k in error["loc"])
-    name = ".".join(keys)
-    where = _where(text, keys)
+    name = short(".".join(keys))
+    where = _where(lines, keys)
+    if not keys:
+        return Problem(where, "[tool.gonbuild] cannot be read", _sentence(error["msg"]))
     if error["type"] == "extra_forbidden":
         model: Any = Settings
         for key in keys[:-1]:
@@ -390,24 +397,31 @@ def _problem(error: Any, text: str) -> Problem:
     if error["type"] == "value_error":
         return Problem(where, f"setting '{name}'", _sentence(str(error["ctx"]["error"])))
     message = error["msg"].replace("Input should be", "wanted")
-    return Problem(where, f"setting '{name}' is {error['input']!r}", _sentence(message))
+    return Problem(where, f"setting '{name}' is {short(repr(error['input']))}", _sentence(message))
 
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _where(text: str, keys: tuple[str, ...]) -> str:
+def _where(lines: Mapping[str, int], keys: tuple[str, ...]) -> str:
     """Finds the line of a key under `[tool.gonbuild]`; a key that is not written there has no line."""
-    table, wanted = "", ".".join(("tool.gonbuild", *keys[:-1]))
+    number = lines.get(".".join(("tool.gonbuild", *keys)))
+    return f"pyproject.toml:{number}" if number else "pyproject.toml"
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Returns the line of each table and key of a TOML text by its full name."""
+    table, lines = "", dict[str, int]()
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[([^\[\]]+)\]", line):
             table = header[1].strip()
-            if table == ".".join((wanted, keys[-1])):
-                return f"pyproject.toml:{number}"
-        elif table == wanted and re.match(rf"\s*[\"']?{re.escape(keys[-1])}[\"']?\s*=", line):
-            return f"pyproject.toml:{number}"
-    return "pyproject.toml"
+            lines.setdefault(table, number)
+        elif "=" in line:
+            key = line.partition("=")[0].strip()
+            bare = key[1:-1] if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'" else key
+            lines.setdefault(f"{table}.{bare}", number)
+    return lines
 
 
 def settings_table() -> str:

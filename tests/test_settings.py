@@ -1,3 +1,4 @@
+import time
 import tomllib
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         ("[tool.gonbuild.adapter]\nseed = -1", "'adapter.seed' is -1. Wanted greater than or equal to 0"),
         ("[tool.gonbuild.adapter]\ntargets = []", "'adapter.targets'"),
         ('[tool.gonbuild.filters]\nbanned_words = [""]', "'filters.banned_words.0' is ''"),
+        ("[tool.gonbuild.adapter]\nrank = " + "9" * 5_000, "is no valid TOML: Exceeds the limit"),
+        ("[tool.gonbuild.adapter]\nrank = " + "[" * 5_000, "is no valid TOML: maximum recursion depth exceeded"),
+        ("[tool.gonbuild.adapter]\nrank = " + "[" * 250 + "]" * 250, "[tool.gonbuild] cannot be read. Invalid JSON"),
         ("[tool.gonbuild.filters]\nmin_words = 50", "Wanted min_words at most max_words, found 50 and 40"),
     ],
 )
@@ -113,3 +117,35 @@ def test_every_field_says_what_it_means() -> None:
 
 def test_readme_shows_the_table_that_the_code_gives() -> None:
     assert settings_table() in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_message_quotes_a_long_value_or_name_in_short(tmp_path: Path) -> None:
+    long = "x" * 60_000
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.gonbuild]\nprofile = "nano"\n{long} = 1\n[tool.gonbuild.model]\ndtype = "{long}"\n'
+    )
+    with pytest.raises(InputError, match="pyproject.toml:3: unknown setting 'xxx") as e:
+        load_settings(tmp_path)
+    assert [len(str(p)) < 300 for p in e.value.problems] == [True, True]
+    with pytest.raises(InputError, match="unknown profile 'xxx.*\\.\\.\\.'") as e:
+        load_settings(tmp_path, long)
+    assert len(str(e.value)) < 200
+
+
+def test_many_mistakes_are_counted_and_take_no_time(tmp_path: Path) -> None:
+    keys = "".join(f"key-{n} = 1\n" for n in range(5_000))
+    (tmp_path / "pyproject.toml").write_text(f"[tool.gonbuild.packs]\n{keys}")
+    began = time.process_time()
+    with pytest.raises(InputError, match="pyproject.toml:2: unknown setting 'packs.key-0'") as e:
+        load_settings(tmp_path)
+    assert len(e.value.problems) == 51
+    assert time.process_time() - began < 2  # each mistake looked through all lines: 20 s
+
+
+def test_url_of_colons_takes_no_time() -> None:
+    began = time.process_time()
+    with pytest.raises(InputError, match="Wanted a URL"):
+        parse_settings({"cache": {"remote": "x y://" + ":" * 60_000}})
+    with pytest.raises(InputError, match="Wanted no password in a URL"):
+        parse_settings({"cache": {"remote": "s3://lan:" + ":" * 60_000 + "@x"}})
+    assert time.process_time() - began < 1
