@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,12 +153,13 @@ def tell(story: str, effect: Effect) -> tuple[str, ...]:
 def _unread(flat: str, found: list[Quantity]) -> str:
     words = flat.split(" ")
     read = {i for q in found for i in range(q.start, q.end)}
+    spaces = [i for i, char in enumerate(flat) if char == " "]
     for wording in _WORDINGS.values():
         for match in wording.finditer(flat):
-            first = flat.count(" ", 0, match.start())
+            first = bisect_left(spaces, match.start())
             read.update(range(first, first + match[0].count(" ") + 1))
     known = _PLAIN | {r.lower() for r in REGIONS}
-    return " ".join(w for i, w in enumerate(words) if i not in read and w[0].isalnum() and w not in known)
+    return " ".join(w for i, w in enumerate(words) if i not in read and w[:1].isalnum() and w not in known)
 
 
 def _foreign(story: str, found: list[Quantity], effect: Effect) -> Iterator[str]:

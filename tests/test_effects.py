@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,14 @@ def test_number_of_any_length_is_read():
     long = "9" * 5_000
     assert read_effect(f"+{long} điểm cho Rừng").points == read_effect("+2.5 điểm cho Rừng").points
     assert tell(f"Cây mọc kín đồi, Rừng tăng {long} điểm.", read_effect("+2 điểm cho Rừng"))
+
+
+def test_effect_without_a_word_says_nothing():
+    assert read_effect("\\").says == ()
+    assert read_effect("\\").unread == ""
+
+
+def test_effect_of_many_rules_takes_no_time():
+    began = time.process_time()
+    assert read_effect("không được " * 30_000).says == ("không được",)
+    assert time.process_time() - began < 3
