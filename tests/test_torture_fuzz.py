@@ -170,7 +170,7 @@ def test_what_fails_is_kept_small_and_named(bench: Bench, tmp_path: Path) -> Non
         bench, "reviews", b"- {a: b}\n" * 50 + b"stories" + b"- {c: d}\n" * 50, "ValueError: stories [plan]"
     )
     assert data == b"stories"
-    told = fuzz._told(tmp_path, "reviews", "case 5 of seed 1", "ValueError: stories [plan]", data)
+    told = fuzz.told(tmp_path, "reviews", "case 5 of seed 1", "ValueError: stories [plan]", data)
     (kept,) = tmp_path.iterdir()
     assert told == f"reviews, case 5 of seed 1: ValueError: stories [plan]; {kept}: 'stories'"
 

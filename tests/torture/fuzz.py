@@ -20,16 +20,14 @@ TESTS = Path(__file__).parent.parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))  # a worker is run as a script of this folder
 
-from torture.fuzz_bench import CPU_S, KINDS, Bench  # noqa: E402
-from torture.fuzz_inputs import dictionary, fuzzed  # noqa: E402
+from torture.fuzz_bench import KINDS, Bench  # noqa: E402
+from torture.fuzz_inputs import fuzzed  # noqa: E402
 from torture.outcome import Outcome  # noqa: E402
 
 TITLE = "fuzzed decks, templates, settings, decisions, locks, JSON Lines and forms"
 FULL = 50_000
 GUIDED = 1_000
 """Cases from which on some are guided: each kind's process takes seconds to start."""
-SLOWER = 3.0
-"""How much longer a command may take while its coverage is measured."""
 TRIES = 60
 """Runs that making a failing input smaller may cost."""
 
@@ -45,10 +43,10 @@ def run(count: int, seed: int, jobs: int) -> Outcome:
     runs = guided // len(KINDS)
     works += [lambda name=name: _guided(kept, seed, name, runs) for name in KINDS if runs]
     with ThreadPoolExecutor(jobs) as pool:
-        told = [row for rows in pool.map(lambda work: work(), works) for row in rows]
-    failures = [row["failure"] for row in told if "failure" in row]
-    ends = Counter(code for row in told for code in row.get("codes", ()))
-    tried = sum("codes" in row or "failure" in row for row in told)
+        rows = [row for rows in pool.map(lambda work: work(), works) for row in rows]
+    failures = [row["failure"] for row in rows if "failure" in row]
+    ends = Counter(code for row in rows for code in row.get("codes", ()))
+    tried = sum("codes" in row or "failure" in row for row in rows)
     if not failures:
         _remove(kept)
     share = ends["taken"] / max(1, ends.total())
@@ -77,7 +75,7 @@ def _cases(kept: Path, seed: int, numbers: range) -> list[dict[str, str]]:
             raise RuntimeError(f"a process of the fuzzer did not start: {said}")
         name, data = case(seed, last)
         rows.append(
-            {"failure": _told(kept, name, f"case {last} of seed {seed}", f"its process died: {said[-300:]}", data)}
+            {"failure": told(kept, name, f"case {last} of seed {seed}", f"its process died: {said[-300:]}", data)}
         )
         numbers = range(last + numbers.step, numbers.stop, numbers.step)
     return rows
@@ -85,27 +83,30 @@ def _cases(kept: Path, seed: int, numbers: range) -> list[dict[str, str]]:
 
 def _guided(kept: Path, seed: int, name: str, runs: int) -> list[dict[str, str]]:
     """Runs inputs of one kind that are guided by coverage; what took the process down is the last one."""
-    found, said = _worker(kept, ["guided", str(kept), str(seed), name, str(runs)])
-    rows = [row for row in found if "end" not in row]
-    if not found or "end" not in found[-1]:
+    rows, said = _worker(kept, [str(kept), str(seed), name, str(runs)], "fuzz_guided.py")
+    if not said.startswith("exit 0 "):
         last = kept / f"{name}.last"
         data = last.read_bytes() if last.is_file() else b""
-        rows.append({"failure": _told(kept, name, f"guided by seed {seed}", f"its process died: {said[-300:]}", data)})
+        rows.append({"failure": told(kept, name, f"guided by seed {seed}", f"its process died: {said[-300:]}", data)})
     return rows
 
 
-def _worker(kept: Path, words: Sequence[str]) -> tuple[list[dict[str, str]], str]:
-    """Runs this file with words; returns the rows that it wrote, and the end of what it said."""
+def _worker(kept: Path, words: Sequence[str], script: str = "fuzz.py") -> tuple[list[dict[str, str]], str]:
+    """Runs a file of this folder with words; returns the rows that it wrote, and the end of what it said."""
     path = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "GONBUILD_REVIEWER": "Na"}
     handle, name = tempfile.mkstemp(dir=kept, suffix=".rows")
     os.close(handle)
-    told = subprocess.run(
-        [sys.executable, __file__, *words, name], env=environment, capture_output=True, text=True, errors="replace"
+    ended = subprocess.run(
+        [sys.executable, str(TESTS / "torture" / script), *words, name],
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     rows = [json.loads(line) for line in Path(name).read_text().splitlines() if line.endswith("}")]
     Path(name).unlink()
-    return rows, f"exit {told.returncode} {told.stderr[-2000:]}"
+    return rows, f"exit {ended.returncode} {ended.stderr[-2000:]}"
 
 
 # --- in a process of their own -------------------------------------------------------------------
@@ -125,9 +126,7 @@ def try_case(bench: Bench, kept: Path, seed: int, number: int) -> str:
     name, data = case(seed, number, bench.valid)
     reason = bench.check(name, data)
     return (
-        _told(kept, name, f"case {number} of seed {seed}", reason, _smaller(bench, name, data, reason))
-        if reason
-        else ""
+        told(kept, name, f"case {number} of seed {seed}", reason, _smaller(bench, name, data, reason)) if reason else ""
     )
 
 
@@ -147,7 +146,8 @@ def _smaller(bench: Bench, name: str, data: bytes, reason: str) -> bytes:
     return data
 
 
-def _told(kept: Path, name: str, which: str, reason: str, data: bytes) -> str:
+def told(kept: Path, name: str, which: str, reason: str, data: bytes) -> str:
+    """Keeps a failing input and puts the failure into a line."""
     handle, path = tempfile.mkstemp(prefix=f"{name}-", dir=kept)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
@@ -157,71 +157,31 @@ def _told(kept: Path, name: str, which: str, reason: str, data: bytes) -> str:
 
 
 def _run_cases(kept: Path, seed: int, numbers: range, write: Callable[..., None]) -> None:
-    with tempfile.TemporaryDirectory(prefix="gonbuild-fuzz-project-", dir=_fast()) as folder:
+    with tempfile.TemporaryDirectory(prefix="gonbuild-fuzz-project-", dir=fast_folder()) as folder:
         bench = Bench(Path(folder))
         for number in numbers:
             write(at=number)
             if failure := try_case(bench, kept, seed, number):
                 write(failure=failure)
             else:
-                write(codes=[_end(bench)])
+                write(codes=[end(bench)])
         write(end=True)
 
 
-def _end(bench: Bench) -> str:
+def end(bench: Bench) -> str:
+    """Says whether the last case was taken or refused."""
     return "refused" if 2 in bench.codes else "taken"
 
 
-def _fast() -> str | None:
+def fast_folder() -> str | None:
     """Returns a folder in memory: a build syncs what it writes."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def _run_guided(kept: Path, seed: int, name: str, runs: int, write: Callable[..., None]) -> None:
-    import atheris
-
-    with tempfile.TemporaryDirectory(prefix="gonbuild-fuzz-project-", dir=_fast()) as folder:
-        bench = Bench(Path(folder) / "project", cpu_s=SLOWER * CPU_S)
-        corpus = Path(folder) / "corpus"
-        corpus.mkdir()
-        (corpus / "valid").write_bytes(bench.valid[KINDS[name].path])
-        for n in range(20):
-            (corpus / f"made-{n}").write_bytes(
-                fuzzed(name, bench.valid[KINDS[name].path], Random(f"{seed}:{name}:{n}"))
-            )
-        words = Path(folder) / "words"
-        escaped = ("".join(f"\\x{byte:02x}" for byte in w.encode("utf-8", "surrogatepass")) for w in dictionary() if w)
-        words.write_text("".join(f'"{word}"\n' for word in escaped if len(word) < 240))
-        left = runs
-
-        def one(data: bytes) -> None:
-            nonlocal left
-            (kept / f"{name}.last").write_bytes(data)
-            if reason := bench.check(name, data):
-                write(failure=_told(kept, name, f"guided by seed {seed}", reason, data))
-            else:
-                write(codes=[_end(bench)])
-            left -= 1
-            if not left:
-                (kept / f"{name}.last").unlink()
-                write(end=True)
-
-        options = [
-            f"-runs={runs}",
-            f"-seed={seed + 1}",
-            "-max_len=65536",
-            "-timeout=0",
-            "-rss_limit_mb=0",
-            "-verbosity=0",
-        ]
-        atheris.Setup(["fuzz", *options, f"-dict={words}", f"-artifact_prefix={folder}/", str(corpus)], one)
-        atheris.Fuzz()
-
-
 def main(words: Sequence[str]) -> int:
     """Does a worker's work, or tries one file: KIND FILE."""
-    if words[0] not in ("cases", "guided"):
-        with tempfile.TemporaryDirectory(prefix="gonbuild-fuzz-project-", dir=_fast()) as folder:
+    if words[0] != "cases":
+        with tempfile.TemporaryDirectory(prefix="gonbuild-fuzz-project-", dir=fast_folder()) as folder:
             reason = Bench(Path(folder)).check(words[0], Path(words[1]).read_bytes())
         print(reason or "all holds")
         return 1 if reason else 0
@@ -230,11 +190,7 @@ def main(words: Sequence[str]) -> int:
         def write(**row: object) -> None:
             rows.write(json.dumps(row) + "\n")
 
-        kept, seed = Path(words[1]), int(words[2])
-        if words[0] == "cases":
-            _run_cases(kept, seed, range(*map(int, words[3:6])), write)
-        else:
-            _run_guided(kept, seed, words[3], int(words[4]), write)
+        _run_cases(Path(words[1]), int(words[2]), range(*map(int, words[3:6])), write)
     return 0
 
 

@@ -26,6 +26,8 @@ from gonbuild.pipeline import Project
 CPU_S, MEMORY = 1.0, 256 << 20
 STOPPED_S, STUCK_S, KILLED_S = 4.0, 30.0, 120.0
 """CPU seconds, then wall seconds, after which a command is stopped; and those after which its process is ended."""
+REFUSED = 2
+"""Commands that refuse a file, after which the others are spared: they read it alike."""
 ADDRESS_SPACE = 1 << 30
 """What a command may map beyond what is mapped before it: a memory bomb ends in a MemoryError, not the machine."""
 LINE, OUTPUT = 2_000, 1 << 18
@@ -130,6 +132,8 @@ class Bench:
         before = self._inputs()
         self.codes = []
         for argv in kind.commands:
+            if self.codes.count(2) == REFUSED:
+                break
             with _Watch(self.root, kind.may_write) as watch:
                 code, told = self._quietly(argv)
             self.codes.append(code)
