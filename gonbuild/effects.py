@@ -202,8 +202,9 @@ def _missing(story: str, found: list[Quantity], effect: Effect) -> Iterator[str]
     for kind, value in effect.limits:
         if not any(q.limit == kind and q.value == value for q in found):
             yield f"does not say {kind} {value} điểm"
+    counted = {i for q in found for i in range(q.start, q.end)}
     for unit, value in effect.counts:
-        alone = any(w == str(value) and not any(q.start <= i < q.end for q in found) for i, w in enumerate(words))
+        alone = any(w == str(value) and i not in counted for i, w in enumerate(words))
         implied = value == 1 and (unit.split()[0] in words or (unit == CARDS and {"thẻ", "bài"} & set(words)))
         if not (alone or implied or any((q.unit, q.value) == (unit, value) for q in found)):
             yield f"does not say {value} {unit}"
