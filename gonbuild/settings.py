@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
-from gonbuild.sources import in_order, short
+from gonbuild.sources import INVISIBLE, in_order, short
 
 
 class Stage(BaseModel):
@@ -27,7 +27,18 @@ class Stage(BaseModel):
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bleu = Annotated[float, Field(ge=0, le=100)]
+SETTINGS_BYTES = 256 << 10
+"""Of pyproject.toml at most: reading TOML takes a time that grows faster than the text."""
+PART, PATH = 255, 2048
+"""Bytes of a file's name and characters of a path at most."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+def _path(name: str) -> str:
+    """Refuses what no file system takes: the error would come from whatever opens it, and blame the machine."""
+    if "\0" in name or len(name) > PATH or any(len(part.encode()) > PART for part in name.split("/")):
+        raise ValueError(f"wanted a path: no NUL, parts of at most {PART} bytes")
+    return name
 
 
 class ModelSettings(Stage):
@@ -45,6 +56,11 @@ class ModelSettings(Stage):
     """`nf4` only: its scales are quantised too, 0.4 bits a weight less"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where the model runs"""
+
+    @field_validator("base")
+    @classmethod
+    def _can_be_a_path(cls, name: str) -> str:
+        return _path(name)
 
     @model_validator(mode="after")
     def _computed_in_16_bits(self) -> "ModelSettings":
@@ -203,6 +219,13 @@ class PackSettings(Stage):
     title: str = "GON"
     """`deck` of stories.json and the heading of stories.md"""
 
+    @field_validator("title")
+    @classmethod
+    def _is_visible(cls, title: str) -> str:
+        if bad := INVISIBLE.search(title):
+            raise ValueError(f"wanted a text without invisible characters, found U+{ord(bad[0]):04X}")
+        return title
+
 
 class ReleaseSettings(Stage):
     """What `check --release` holds the packs against: part of no key."""
@@ -217,6 +240,11 @@ class ReleaseSettings(Stage):
     """stories of the pack with one and the same opening at most; 0 for any number"""
     font: str = ""
     """the game's font, a TTF or OTF in the project; every character needs a glyph in it; empty for none"""
+
+    @field_validator("font")
+    @classmethod
+    def _can_be_a_path(cls, name: str) -> str:
+        return _path(name)
 
 
 class MachineSettings(Stage):
@@ -324,7 +352,11 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
     """
     path = root / "pyproject.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(SETTINGS_BYTES + 1)
+        if len(data) > SETTINGS_BYTES:
+            raise InputError(Problem("pyproject.toml", f"is larger than {SETTINGS_BYTES >> 10} KiB", "Shorten it."))
+        text = data.decode("utf-8").replace("\r\n", "\n")
         table = _table(_table(tomllib.loads(text), "tool"), "gonbuild")
     except FileNotFoundError:
         raise InputError(Problem(str(path), "no such file", "Run gonbuild in a project, or name it: --root.")) from None

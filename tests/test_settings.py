@@ -60,6 +60,15 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         ("[tool.gonbuild.adapter]\nrank = " + "9" * 5_000, "is no valid TOML: Exceeds the limit"),
         ("[tool.gonbuild.adapter]\nrank = " + "[" * 5_000, "is no valid TOML: maximum recursion depth exceeded"),
         ("[tool.gonbuild.adapter]\nrank = " + "[" * 250 + "]" * 250, "[tool.gonbuild] cannot be read. Invalid JSON"),
+        ('[tool.gonbuild.release]\nfont = "\\u0000"', "'release.font'. Wanted a path: no NUL"),
+        (
+            '[tool.gonbuild.model]\nbase = "' + "ế" * 90 + '"',
+            "'model.base'. Wanted a path: no NUL, parts of at most 255 b",
+        ),
+        (
+            '[tool.gonbuild.packs]\ntitle = "a\\u202eb"',
+            "'packs.title'. Wanted a text without invisible characters, found U+202E",
+        ),
         ("[tool.gonbuild.filters]\nmin_words = 50", "Wanted min_words at most max_words, found 50 and 40"),
     ],
 )
@@ -101,6 +110,9 @@ def test_missing_and_broken_files_are_input_errors(tmp_path: Path) -> None:
         load_settings(tmp_path)
     (tmp_path / "pyproject.toml").write_text("[tool.gonbuild\n")
     with pytest.raises(InputError, match="pyproject.toml: is no valid TOML"):
+        load_settings(tmp_path)
+    (tmp_path / "pyproject.toml").write_bytes(b"#" * (1 << 20))
+    with pytest.raises(InputError, match="pyproject.toml: is larger than 256 KiB. Shorten it."):
         load_settings(tmp_path)
     (tmp_path / "pyproject.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="pyproject.toml: is no valid TOML"):
