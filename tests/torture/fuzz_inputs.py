@@ -296,6 +296,10 @@ def _toml(stage: Any, name: str, rng: Random) -> str:
         return repr(rng.choice((value, value / 2, value * 2, 0.0, 1.0, 1e-300, 1e300)))
     if isinstance(value, tuple):
         return json.dumps([*value[:3], *(rng.choice((_token(rng), odd_text(rng))) for _ in range(rng.randrange(4)))])
+    if name in ("font", "base"):
+        return json.dumps(
+            rng.choice(("cards/thu.yaml", "a" * 300, "\0", "../x", "/dev/zero", "é/" * 9_000, odd_text(rng)))
+        )
     if name == "remote":  # none that is an address: no case asks a network
         return json.dumps(rng.choice(("", "s3:", "file:x", "://", "http://u:p@h/x", "x y", "\n")))
     return json.dumps(rng.choice((value or "", _token(rng), odd_text(rng))))
