@@ -202,3 +202,10 @@ def test_inputs_stay_small_enough_to_try(bench: Bench) -> None:
 
     for name, kind in KINDS.items():
         assert max(len(fuzzed(name, bench.valid[kind.path], Random(n))) for n in range(50)) < 1 << 19
+
+
+def test_guided_cases_hold(tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    rows = fuzz._guided(tmp_path, 1, "form", 40)
+    assert [row["failure"] for row in rows if "failure" in row] == []
+    assert 30 <= len(rows) <= 50

@@ -6,6 +6,7 @@ coverage. One input again: `python -m torture.fuzz KIND FILE`.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,17 +49,11 @@ def run(count: int, seed: int, jobs: int) -> Outcome:
     ends = Counter(code for row in rows for code in row.get("codes", ()))
     tried = sum("codes" in row or "failure" in row for row in rows)
     if not failures:
-        _remove(kept)
+        shutil.rmtree(kept)
     share = ends["taken"] / max(1, ends.total())
     return Outcome(
         tried, tuple(failures), f"{share:.0%} of the inputs taken, the others refused; {runs * len(KINDS):,} guided"
     )
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
 
 
 def _cases(kept: Path, seed: int, numbers: range) -> list[dict[str, str]]:
@@ -83,7 +78,8 @@ def _cases(kept: Path, seed: int, numbers: range) -> list[dict[str, str]]:
 
 def _guided(kept: Path, seed: int, name: str, runs: int) -> list[dict[str, str]]:
     """Runs inputs of one kind that are guided by coverage; what took the process down is the last one."""
-    rows, said = _worker(kept, [str(kept), str(seed), name, str(runs)], "fuzz_guided.py")
+    with tempfile.TemporaryDirectory(prefix="gonbuild-fuzz-project-", dir=fast_folder()) as folder:
+        rows, said = _worker(kept, [str(kept), folder, str(seed), name, str(runs)], "fuzz_guided.py")
     if not said.startswith("exit 0 "):
         last = kept / f"{name}.last"
         data = last.read_bytes() if last.is_file() else b""

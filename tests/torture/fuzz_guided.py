@@ -1,11 +1,10 @@
-"""Fuzzes one kind of file guided by coverage, with atheris: FOLDER SEED KIND RUNS ROWS. Owns no rule and no input.
+"""Fuzzes one kind of file guided by coverage, with atheris: KEPT FOLDER SEED KIND RUNS ROWS. Owns no rule and no input.
 
 A process of its own: coverage is of what was imported while atheris looked on, and libFuzzer ends its process.
 """
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from random import Random
 
@@ -15,9 +14,8 @@ SLOWER = 3.0
 """How much longer a command may take while its coverage is measured."""
 
 
-def main(kept: Path, seed: int, name: str, runs: int, rows: Path) -> None:
+def main(kept: Path, folder: Path, seed: int, name: str, runs: int, rows: Path) -> None:
     """Runs inputs that grow out of the valid file and of some that were made; never returns."""
-    folder = Path(tempfile.mkdtemp(prefix="project-", dir=kept))
     with atheris.instrument_imports(include=["gonbuild"]):  # modules are imported late, while the project is built
         from torture.fuzz import end, told
         from torture.fuzz_bench import CPU_S, KINDS, Bench
@@ -48,4 +46,4 @@ def main(kept: Path, seed: int, name: str, runs: int, rows: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), Path(sys.argv[6]))
