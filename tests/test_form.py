@@ -1,9 +1,10 @@
+import time
 from typing import Any
 
 import pytest
 
 from gonbuild.form import Shown, form_card, form_decisions, word_diff
-from gonbuild.packs import Other, form_check
+from gonbuild.packs import Other, form_check, form_entries
 from gonbuild.records import Card, Story
 from gonbuild.reviews import Decision, Reviews
 
@@ -164,3 +165,16 @@ def test_words_are_compared_word_by_word() -> None:
         {"same": "2", "old": "", "new": ""},
         {"same": "", "old": "điểm.", "new": "điểm nữa."},
     ]
+
+
+def test_texts_of_many_words_are_shown_whole() -> None:
+    long = "và " * 20_000
+    began = time.process_time()
+    (part,) = word_diff(long, f"x {long}")
+    assert time.process_time() - began < 1
+    assert (part["same"], part["old"], part["new"]) == ("", long.strip(), f"x {long}".strip())
+
+
+def test_escape_with_a_number_of_any_length_is_no_character() -> None:
+    (entry,) = form_entries(f"- [ ] `a-1.1` Một&#{'9' * 5_000};&#1114112;&#33;")
+    assert entry.text == "Một\ufffd\ufffd!"
