@@ -212,8 +212,8 @@ def test_effect_without_a_word_says_nothing():
 
 def test_effect_of_many_rules_takes_no_time():
     began = time.process_time()
-    assert read_effect("không được " * 30_000).says == ("không được",)
-    assert time.process_time() - began < 3
+    assert read_effect("không được " * 80_000).says == ("không được",)
+    assert time.process_time() - began < 6
 
 
 @pytest.mark.parametrize("part", ["+1 ", "1 lá ", "không mất 1 điểm giá ", "tăng 1 điểm cho Rừng và Sông, "])
