@@ -26,13 +26,13 @@ def _mapping(fields: Mapping[str, Schema], *optional: str) -> Schema:
 _STORIES: Schema = {
     "description": "Stories that a person wrote; they are training data.",
     "type": "array",
-    "items": text_field("One or two sentences that tell the effect."),
+    "items": text_field("One or two sentences that tell the effect.", maxLength=2000),
     "minItems": 1,
 }
 _FACTS = {
-    "name": text_field("The card's name as the game prints it."),
+    "name": text_field("The card's name as the game prints it.", maxLength=100),
     "type": text_field("The card's type.", enum=list(TYPES)),
-    "effect": text_field("The card's effect as the game prints it; its stories tell it."),
+    "effect": text_field("The card's effect as the game prints it; its stories tell it.", maxLength=500),
 }
 _COUNT = {"description": "How many stories to ship, else `selection.stories`.", "type": "integer"}
 _CARD = _mapping(
@@ -41,7 +41,7 @@ _CARD = _mapping(
     "stories",
 )
 _CARDS = {"description": "The deck's cards, in the order of its pack.", "type": "array", "items": _CARD, "minItems": 1}
-_DECK = _mapping({"deck": text_field("The deck's title."), "cards": _CARDS})
+_DECK = _mapping({"deck": text_field("The deck's title.", maxLength=100), "cards": _CARDS})
 _EXAMPLE = _mapping({**_FACTS, "stories": _STORIES})
 
 

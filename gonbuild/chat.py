@@ -114,8 +114,9 @@ def _parts(text: str) -> dict[str, str]:
     labels: list[re.Match[str]] = []
     told: dict[str, str] = {}
     for label in _LABEL.finditer(_bare(text)):
-        if labels:
-            told[str(labels[-1].lastgroup)] = text[labels[-1].end() : label.start()].strip(_BLANK)
+        last = str(labels[-1].lastgroup) if labels else ""
+        if labels and not told.get(last):
+            told[last] = text[labels[-1].end() : label.start()].strip(_BLANK)
         if not told.get(str(label.lastgroup)):
             labels.append(label)
     ends = [label.start() for label in labels[1:]] + [len(text)]

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,12 +153,13 @@ def tell(story: str, effect: Effect) -> tuple[str, ...]:
 def _unread(flat: str, found: list[Quantity]) -> str:
     words = flat.split(" ")
     read = {i for q in found for i in range(q.start, q.end)}
+    spaces = [i for i, char in enumerate(flat) if char == " "]
     for wording in _WORDINGS.values():
         for match in wording.finditer(flat):
-            first = flat.count(" ", 0, match.start())
+            first = bisect_left(spaces, match.start())
             read.update(range(first, first + match[0].count(" ") + 1))
     known = _PLAIN | {r.lower() for r in REGIONS}
-    return " ".join(w for i, w in enumerate(words) if i not in read and w[0].isalnum() and w not in known)
+    return " ".join(w for i, w in enumerate(words) if i not in read and w[:1].isalnum() and w not in known)
 
 
 def _foreign(story: str, found: list[Quantity], effect: Effect) -> Iterator[str]:
@@ -200,8 +202,9 @@ def _missing(story: str, found: list[Quantity], effect: Effect) -> Iterator[str]
     for kind, value in effect.limits:
         if not any(q.limit == kind and q.value == value for q in found):
             yield f"does not say {kind} {value} điểm"
+    counted = {i for q in found for i in range(q.start, q.end)}
     for unit, value in effect.counts:
-        alone = any(w == str(value) and not any(q.start <= i < q.end for q in found) for i, w in enumerate(words))
+        alone = any(w == str(value) and i not in counted for i, w in enumerate(words))
         implied = value == 1 and (unit.split()[0] in words or (unit == CARDS and {"thẻ", "bài"} & set(words)))
         if not (alone or implied or any((q.unit, q.value) == (unit, value) for q in found)):
             yield f"does not say {value} {unit}"

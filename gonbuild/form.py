@@ -15,6 +15,8 @@ from gonbuild.records import Card, Story
 from gonbuild.reviews import APPROVE, BAN, EDIT, PIN, Decision, Reviews
 from gonbuild.sources import clean, short
 
+MOST_PAIRS = 250_000
+"""Of words that are compared with each other: texts of more are shown whole, since it takes that long."""
 _NOTES = {PIN: "pinned", EDIT: "a person's wording"}
 
 
@@ -54,6 +56,8 @@ def word_diff(old: str, new: str) -> list[dict[str, str]]:
     """Returns how a text became another one, word by word: parts with `same`, or with `old` and `new`, any empty."""
     before, after = old.split(), new.split()
     parts = []
+    if len(before) * len(after) > MOST_PAIRS:
+        return [{"same": "", "old": " ".join(before), "new": " ".join(after)}]
     for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         was, now = " ".join(before[a:b]), " ".join(after[c:d])
         parts.append({"same": now, "old": "", "new": ""} if kind == "equal" else {"same": "", "old": was, "new": now})
@@ -149,7 +153,7 @@ class _Reader:
     def _slot(self, entry: Entry, found: str, earlier: Sequence[Decision]) -> int:
         """Returns the slot that a ticked candidate takes: the one in its box, else a banned one, else the last free."""
         card, slots = self.shown.card, {s.slot: s.text for s in self.shown.stories.values()}
-        if entry.box.isdecimal() and int(entry.box) in slots:
+        if entry.box in map(str, slots):  # read as a text: a number may be of any length
             return int(entry.box)
         if entry.box not in ("x", "X"):
             wanted = f"Wanted x, {one_of(map(str, slots))}, or - and a reason."

@@ -30,6 +30,7 @@ _Y_FOR_I = _table("h k l m n s t th v") | {""}
 
 _TONE_AT_END = re.compile(r"(o[àáảãạèéẻẽẹ]|(?<!q)u[ỳýỷỹỵ])(?!\w)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[]?[^\W_])")
+_PUNCTUATION_BEFORE = re.compile(r"^[^\w+\-−]+")
 _NUMBER = re.compile(r"[+\-−–]?\d+(?:[.,:/]\d+)*%?")
 
 
@@ -50,8 +51,11 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 15)  # tens of thousands of stories are split, out of a few thousand words
 def _bare(piece: str) -> str:
-    word = re.sub(r"^[^\w+\-−]+|[^\w%]+$", "", piece)
-    return word if any(c.isalnum() for c in word) else ""
+    word = _PUNCTUATION_BEFORE.sub("", piece)
+    end = len(word)  # no pattern with `$`: it would be tried from each mark of a long run again
+    while end and not (word[end - 1].isalnum() or word[end - 1] in "_%"):
+        end -= 1
+    return word[:end] if any(c.isalnum() for c in word[:end]) else ""
 
 
 @lru_cache(maxsize=1 << 15)

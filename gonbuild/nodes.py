@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gonbuild.errors import Problem
-from gonbuild.sources import INVISIBLE, clean, decode, fault, short
+from gonbuild.sources import INVISIBLE, MAX_PROBLEMS, clean, decode, fault, short
 
 MAX_DEPTH = 8
 
@@ -43,12 +43,13 @@ def read_yaml(
     if problem:
         return None, [problem]
     if markers := [
-        Problem(f"{where}:{text.count(chr(10), 0, m.start()) + 1}", f"a conflict marker of git, '{m[0]}'", _MERGE)
-        for m in _CONFLICT.finditer(text)
+        Problem(f"{where}:{number}", f"a conflict marker of git, '{short(line)}'", _MERGE)
+        for number, line in enumerate(text.split("\n") if _CONFLICT.search(text) else (), 1)
+        if _CONFLICT.fullmatch(line)
     ]:
         return None, markers
     text, problems = _visible(text, where)
-    if b"\t" in data and re.search(rb"^[\s-]*\t", data, re.M):
+    if b"\t" in data and re.search(rb"^[ \t\r\f\v-]*\t", data, re.M):
         return None, problems  # the nesting of such a file is anyone's guess
     builder = _Builder(where, problems, strict_nfc)
     try:
@@ -67,8 +68,11 @@ def read_yaml(
 def _visible(text: str, where: str) -> tuple[str, list[Problem]]:
     """Names each invisible character of a file and puts a space there, so that the rest can be read."""
     ends = [m.start() for m in re.finditer("\n", text)]
-    problems = []
+    problems: list[Problem] = []
     for bad in INVISIBLE.finditer(text):
+        if len(problems) > MAX_PROBLEMS:  # a file of nothing else would be a million of them
+            problems.append(Problem(where, "more tabs or invisible characters than are listed"))
+            break
         line = bisect_right(ends, bad.start())
         column = bad.start() - (ends[line - 1] if line else -1)
         what = "a tab" if bad[0] == "\t" else f"an invisible character, U+{ord(bad[0]):04X}"

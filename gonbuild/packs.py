@@ -92,7 +92,7 @@ def read_lock(data: bytes, *, checked: bool = False) -> Lock:
                     sound, what = False, f"card '{line.card}' stands in a line above already"
                     cure = "Keep the line of the branch whose card and packs you keep, and delete the other."
                 lines[line.card] = line
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             sound = False
         if not sound:
             problems.append(Problem(f"{LOCK}:{number}", what or f"is no line of a lock: {_excerpt(raw)}", cure))
@@ -212,16 +212,23 @@ class Entry:
 
 
 _CHECK = re.compile(r"^<!-- ([a-z0-9][a-z0-9-]{0,63}) ([0-9a-f]{8})\b", re.M)
+_NO_CHARACTER = re.compile(r"&#[0-9]{100,};?")
 _ENTRY = re.compile(r"^[-*] +\[([^\]\n]*)\] *`([a-z0-9][a-z0-9-]{0,63}\.c?[0-9]{1,10})` *(.*)$")
 
 
 def form_entries(text: str) -> list[Entry]:
     """Reads the stories of stories.md, whole or damaged, with their boxes."""
     return [
-        Entry(n, m[1].strip(), m[2], html.unescape(re.sub(r"\\(.)", r"\1", m[3])).strip())
+        Entry(n, m[1].strip(), m[2], _unescaped(m[3]))
         for n, line in enumerate(text.splitlines(), 1)
         if (m := _ENTRY.match(line))
     ]
+
+
+def _unescaped(text: str) -> str:
+    """Takes Markdown's and HTML's escapes out; a number too long for Python to read is no character's."""
+    plain = _NO_CHARACTER.sub("\ufffd", re.sub(r"\\(.)", r"\1", text))
+    return html.unescape(plain).strip()
 
 
 def form_check(entries: Iterable[tuple[str, str, str]]) -> str:

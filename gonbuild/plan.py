@@ -6,6 +6,7 @@ from typing import Any
 
 from gonbuild.packs import Line, Lock
 from gonbuild.records import canonical
+from gonbuild.sources import short
 
 KEEP, RELOCK, PLACE, SELECT, GENERATE, REMOVE = "keep", "relock", "place", "select", "generate", "remove"
 REUSE, TRAIN, IDLE, WRITE = "reuse", "train", "not needed", "write"
@@ -255,9 +256,20 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> list
             reasons += _card_diff("reviewers' marks", before or {}, after or {})
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
             reasons += diff(before, after, full)
+        elif isinstance(before, list) and isinstance(after, list) and before != after:
+            reasons.append(f"{full}: {_list_diff(before, after)}")
         elif before != after:
             reasons.append(f"{full}: {_word(before)} -> {_word(after)}")
     return reasons
+
+
+def _list_diff(old: list[Any], new: list[Any]) -> str:
+    """Names what came and went, three of each at most: a list may be long."""
+    told = []
+    for sign, items in (("+", [x for x in new if x not in old]), ("-", [x for x in old if x not in new])):
+        told += [f"{sign}{_word(item)}" for item in items[:3]]
+        told += [f"{sign}{len(items) - 3} more"] if len(items) > 3 else []
+    return " ".join(told) or "another order"
 
 
 def _card_diff(what: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -277,4 +289,4 @@ def _card_diff(what: str, old: Mapping[str, str], new: Mapping[str, str]) -> lis
 def _word(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
         return value[:8]
-    return "nothing" if value is None else canonical(value)
+    return "nothing" if value is None else short(canonical(value), 120)

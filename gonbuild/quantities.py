@@ -1,8 +1,9 @@
 """Owns how numbers are read in Vietnamese game text: how many of what, gained or lost, by whom; judges nothing."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from gonbuild.language import place_tones
 from gonbuild.records import REGIONS
@@ -34,6 +35,8 @@ _BREAK = _set("và còn rồi nhưng mà thì nên vì khi nhờ do bởi nếu 
 _OTHERS = _set("vùng phương thủ chơi họ bạn bên ai kẻ nhà người mình")
 _ENDS = _set(". ! ? … ;")
 
+MOST_DIGITS = 18
+"""Of a number that is read; Python refuses to read one of some thousand."""
 _TOKEN = re.compile(r"(?:(?<![\w)])(?:\+\s?|[-−–]))?\d+(?:[.,]\d+)?|[^\W\d_]+|[.!?…;:,\"“”()]")
 
 
@@ -43,7 +46,7 @@ class Quantity:
 
     unit: str
     value: int
-    """Without sign; -1 for a number that is not whole."""
+    """Without sign; -1 for a number that is not whole, or too long to be one of a game."""
     sign: int = 0
     """Of points: 1 gained, -1 lost, 0 where no word says it."""
     regions: frozenset[str] = frozenset()
@@ -74,14 +77,52 @@ def quantities(text: str) -> list[Quantity]:
     """Reads every number of points, cards, turns, regions and effects, in order."""
     toks = tokens(text)
     low = [t.lower() for t in toks]
+    marks = _Marks.of(low)
     found: list[Quantity] = []
     free = 0  # what stands before it is bound to an earlier number of points
     for q in _numbers(low):
         if q.unit == POINTS:
-            q = replace(q, sign=q.sign or _sign(low, q, found), limit=_limit(low, q))
-            q, free = _aim(toks, low, q, free)
+            q = replace(q, sign=q.sign or _sign(low, marks, q, found), limit=_limit(low, q))
+            q, free = _aim(toks, low, marks, q, free)
         found.append(q)
     return found
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Where sentences and clauses start and end, read once: a text may hold numbers without end."""
+
+    sentence: list[int]
+    """For each token: the first one of its sentence."""
+    clause: list[int]
+    """For each token: the first one after the last mark before it that parts clauses, `:` too."""
+    comma: list[int]
+    """For each token: the one after the last comma before it, 0 where there is none."""
+    end: list[int]
+    """For each token: the next mark at or after it that ends a sentence."""
+    others: list[int]
+    """For each token: how many before it name a target that is no region."""
+    mourns: int
+    """The first `giá`."""
+
+    @classmethod
+    def of(cls, low: list[str]) -> "_Marks":
+        """Reads the marks of a text's tokens; each list has one place more, for what stands after the last."""
+
+        def after(marks: Collection[str]) -> list[int]:
+            return [*accumulate((i if w in marks else 0 for i, w in enumerate(low, 1)), max, initial=0)]
+
+        back = accumulate(
+            (i if low[i] in _ENDS else len(low) for i in reversed(range(len(low)))), min, initial=len(low)
+        )
+        return cls(
+            sentence=after(_ENDS),
+            clause=after({*_ENDS, ",", ":"}),
+            comma=after(","),
+            end=[*back][::-1],
+            others=[*accumulate((w in _OTHERS for w in low), initial=0)],
+            mourns=low.index("giá") if "giá" in low else len(low),
+        )
 
 
 def _numbers(low: list[str]) -> Iterator[Quantity]:
@@ -114,7 +155,8 @@ def _number(low: list[str], i: int) -> tuple[int, int, int]:
     if token[-1].isdigit():
         sign = 1 if token[0] == "+" else -1 if token[0] in "-−–" else 0
         bare = token.lstrip("+-−– ")
-        return (int(bare) if bare.isdecimal() else -1), sign, i + 1
+        whole = bare.isdecimal() and len(bare) <= MOST_DIGITS
+        return (int(bare) if whole else -1), sign, i + 1
     words: list[str] = []
     while i + len(words) < len(low) and low[i + len(words)] in (_NUMBERS.keys() | _TENS.keys()):
         words.append(low[i + len(words)])
@@ -132,20 +174,19 @@ def _bare_points(low: list[str], i: int, after: int) -> bool:
     return (follows in _ENDS | _BREAK | {",", "cho", ":"}) and any(w in GAIN | LOSS for w in low[max(i - 2, 0) : i])
 
 
-def _sign(low: list[str], q: Quantity, earlier: list[Quantity]) -> int:
+def _sign(low: list[str], marks: _Marks, q: Quantity, earlier: list[Quantity]) -> int:
     """Reads gain or loss from the words before the number, those after it, or the number that it is joined to."""
-    ends = [i + 1 for i in range(q.start) if low[i] in _ENDS or low[i] in ",:"]
-    first = max([e.end for e in earlier] + ends, default=0)
+    first = max(marks.clause[q.start], earlier[-1].end if earlier else 0)
     more = 0  # the place of a word like `thêm`, which tells a gain unless a loss stands right before it
     for i in range(q.start - 1, first - 1, -1):
         if more and more - i > 3:
             break
         if sign := _turn(low, i, q, first):
-            return -sign if _denied(low, i, first) else sign
+            return -sign if _denied(low, marks, i, first) else sign
         if low[i] in GAIN_OR_MORE and q.start - i <= 5:
             more = i
     if more:
-        return -1 if _denied(low, more, first) else 1
+        return -1 if _denied(low, marks, more, first) else 1
     for i in range(q.end, min(q.end + 4, len(low))):
         if low[i] in _ENDS or low[i] in _BREAK or low[i] in (",", "vừa", "đã") or low[i][-1].isdigit():
             break
@@ -164,12 +205,12 @@ def _turn(low: list[str], i: int, q: Quantity, first: int) -> int:
     return (low[i] in GAIN) - (low[i] in LOSS)
 
 
-def _denied(low: list[str], i: int, first: int) -> bool:
+def _denied(low: list[str], marks: _Marks, i: int, first: int) -> bool:
     """Says whether a gain or loss is denied; `giá ... thì đã không mất` mourns a loss that happened."""
     before = low[max(first, i - 2) : i]
     if before and before[-1] in ("bị", "còn", "hề", "phải", "được", "có"):
         before.pop()
-    return bool(before) and before[-1] in _NOT and "giá" not in low[:i]
+    return bool(before) and before[-1] in _NOT and marks.mourns >= i
 
 
 def _limit(low: list[str], q: Quantity) -> str:
@@ -180,12 +221,11 @@ def _limit(low: list[str], q: Quantity) -> str:
     return "dưới" if under else ""
 
 
-def _aim(toks: list[str], low: list[str], q: Quantity, free: int) -> tuple[Quantity, int]:
+def _aim(toks: list[str], low: list[str], marks: _Marks, q: Quantity, free: int) -> tuple[Quantity, int]:
     """Binds a number of points to its regions; returns it with the index up to which words are now spoken for."""
-    first = max([free, *(i + 1 for i in range(q.start) if toks[i] in _ENDS)])
-    last = next((i for i in range(q.end, len(toks)) if toks[i] in _ENDS), len(toks))
-    clause = max([first, *(i + 1 for i in range(first, q.start) if low[i] == ",")])
-    aimed = any(w in _OTHERS for w in low[clause:last])
+    first = max(free, marks.sentence[q.start])
+    last = marks.end[q.end]
+    aimed = marks.others[last] > marks.others[max(first, marks.comma[q.start])]
     regions, end = _after(toks, low, q, last)
     regions = regions or _close(toks, q.start, first) or _before(toks, q.start, first)
     return replace(q, regions=frozenset(regions), aimed=aimed), max(q.end, end)

@@ -23,6 +23,8 @@ SECONDS, SECONDS_PER_MB = 0.5, 2.0
 """Of computing that a request may take, and more of it for each MB that it hands over (200 cards of a pack)."""
 MEMORY, MEMORY_PER_BYTE = 192 << 20, 16
 """Bytes that the process may have, and more of them for each byte handed over."""
+LONGEST = 200
+"""Characters of what is quoted of a template."""
 SLOWNESS = 60.0
 """Seconds that a second of computing may take on a busy machine where only a clock can tell."""
 
@@ -72,7 +74,7 @@ class Renderer:
         if "long" in answer:
             raise InputError(Problem(name, f"makes more than {limit} characters", "Shorten it."))
         if "error" in answer:
-            raise InputError(Problem(_place(name, answer), f"cannot be rendered: {answer['error']}"))
+            raise InputError(Problem(_place(name, answer), f"cannot be rendered: {_said(answer)}"))
         return str(answer["text"])
 
     def end(self) -> None:
@@ -89,7 +91,7 @@ class Renderer:
         if key not in self._known:
             answer = self._ask(name, "compile", key, name, text)
             if "error" in answer:
-                raise InputError(Problem(_place(name, answer), f"is no valid template: {answer['error']}"))
+                raise InputError(Problem(_place(name, answer), f"is no valid template: {_said(answer)}"))
             self._known.add(key)
         return key
 
@@ -142,6 +144,12 @@ class Renderer:
                 cwd=Path(sys.executable).anchor, env={k: os.environ[k] for k in _NEEDED if k in os.environ},
             )  # fmt: skip
         return self._process
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    """Returns what the template's engine says: it quotes what it stumbled over in full."""
+    said = str(answer["error"])
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
 
 
 def _place(name: str, answer: Mapping[str, Any]) -> str:

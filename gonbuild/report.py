@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ def candidates_jsonl(
 
     Lines of cards that were not judged now stay as `earlier` has them; cards that are no more are left out.
     """
-    rows = {card: told for card, told in seen_by_card(earlier).items() if card in cards}
+    rows = {c: [seen for seen in told if _writable(seen)] for c, told in seen_by_card(earlier).items() if c in cards}
     for card, all_judged in judged.items():
         rows[card] = [_seen(j, card_weight) for j in sorted(all_judged, key=lambda j: j.candidate.index)]
     told = (
@@ -66,6 +68,13 @@ def seen_by_card(data: bytes) -> dict[str, list[Seen]]:
     return rows
 
 
+def _writable(seen: Seen) -> bool:
+    """Tells whether a line that was read can be written: JSON knows no infinity, UTF-8 no surrogate."""
+    texts = "".join(getattr(seen, name) for name in _TEXTS)
+    return math.isfinite(seen.score) and math.isfinite(seen.novelty or 0.0) and not _SURROGATE.search(texts)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TEXTS = ("card", "text", "filter", "reason", "measured", "wanted")
 _KINDS: Mapping[str, Any] = {**dict.fromkeys(_TEXTS, str), "index": int, "score": float, "novelty": float | None}
 

@@ -6,15 +6,14 @@ Field docstrings carry the unit; the README's table is made from them.
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from gonbuild.errors import InputError, Problem, near, one_of
-from gonbuild.sources import fault, read_bytes, short
-
-SETTINGS_BYTES = 1 << 20
+from gonbuild.sources import INVISIBLE, in_order, read_bytes, short
 
 
 class Stage(BaseModel):
@@ -28,7 +27,18 @@ class Stage(BaseModel):
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Bleu = Annotated[float, Field(ge=0, le=100)]
+SETTINGS_BYTES = 256 << 10
+"""Of pyproject.toml at most: reading TOML takes a time that grows faster than the text."""
+PART, PATH = 255, 2048
+"""Bytes of a file's name and characters of a path at most."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+def _path(name: str) -> str:
+    """Refuses what no file system takes: the error would come from whatever opens it, and blame the machine."""
+    if "\0" in name or len(name) > PATH or any(len(part.encode()) > PART for part in name.split("/")):
+        raise ValueError(f"wanted a path: no NUL, parts of at most {PART} bytes")
+    return name
 
 
 class ModelSettings(Stage):
@@ -46,6 +56,11 @@ class ModelSettings(Stage):
     """`nf4` only: its scales are quantised too, 0.4 bits a weight less"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where the model runs"""
+
+    @field_validator("base")
+    @classmethod
+    def _can_be_a_path(cls, name: str) -> str:
+        return _path(name)
 
     @model_validator(mode="after")
     def _computed_in_16_bits(self) -> "ModelSettings":
@@ -206,9 +221,9 @@ class PackSettings(Stage):
 
     @field_validator("title")
     @classmethod
-    def _can_be_read(cls, title: str) -> str:
-        if wrong := fault(title):
-            raise ValueError(f"the text {wrong}")
+    def _is_visible(cls, title: str) -> str:
+        if bad := INVISIBLE.search(title):
+            raise ValueError(f"wanted a text without invisible characters, found U+{ord(bad[0]):04X}")
         return title
 
 
@@ -225,6 +240,11 @@ class ReleaseSettings(Stage):
     """stories of the pack with one and the same opening at most; 0 for any number"""
     font: str = ""
     """the game's font, a TTF or OTF in the project; every character needs a glyph in it; empty for none"""
+
+    @field_validator("font")
+    @classmethod
+    def _can_be_a_path(cls, name: str) -> str:
+        return _path(name)
 
 
 class MachineSettings(Stage):
@@ -262,7 +282,8 @@ class CacheSettings(Stage):
 
 def _wrong_url(url: str) -> str:
     """Says what is wanted of a shared store's URL that is none, without repeating what may be a secret."""
-    if re.match(r"[^/]*://[^/]*:[^/]*@", url):
+    scheme, _, rest = url.partition("://")
+    if "/" not in scheme and re.match(r"[^/:]*:[^/@]*@", rest):
         return "wanted no password in a URL; the driver takes it from its own environment"
     if url.startswith("file:") and not url.startswith("file:///"):
         return "wanted an absolute path, file:///folder"
@@ -335,7 +356,7 @@ def load_settings(root: Path, profile: str | None = None) -> Settings:
         table = _table(_table(tomllib.loads(text), "tool"), "gonbuild")
     except FileNotFoundError:
         raise InputError(Problem(str(path), "no such file", "Run gonbuild in a project, or name it: --root.")) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # a number of some thousand digits and deep nesting are no TOML error
         raise InputError(Problem("pyproject.toml", f"is no valid TOML: {e}")) from None
     for source, name in (("--profile", profile), ("GONBUILD_PROFILE", os.environ.get("GONBUILD_PROFILE"))):
         if name:
@@ -352,10 +373,10 @@ def _text(path: Path, root: Path) -> str:
         raise FileNotFoundError
     data, problem = read_bytes(path, root, SETTINGS_BYTES)
     if len(data) > SETTINGS_BYTES:
-        problem = Problem("pyproject.toml", f"is larger than {SETTINGS_BYTES >> 20} MiB")
+        problem = Problem("pyproject.toml", f"is larger than {SETTINGS_BYTES >> 10} KiB", "Shorten it.")
     if problem:
         raise InputError(problem)
-    return data.decode("utf-8")
+    return data.decode("utf-8").replace("\r\n", "\n")
 
 
 def _with_remote(settings: Settings, url: str) -> Settings:
@@ -374,14 +395,14 @@ def _table(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _unknown_profile(where: str, name: Any) -> Problem:
     wanted = f"Wanted {one_of(PROFILES)}. {near(str(name), list(PROFILES))}".strip()
-    return Problem(where, f"unknown profile '{name}'", wanted)
+    return Problem(where, f"unknown profile '{short(str(name))}'", wanted)
 
 
 def parse_settings(table: dict[str, Any], text: str = "") -> Settings:
     """Lays a table over its profile's defaults; `text` is the TOML it came from, for line numbers."""
     profile = table.get("profile", "nano")
     if not isinstance(profile, str) or profile not in PROFILES:
-        raise InputError(_unknown_profile(_where(text, ("profile",)), profile))
+        raise InputError(_unknown_profile(_where(_lines(text), ("profile",)), profile))
     merged: dict[str, Any] = {**table}
     for stage, values in PROFILES[profile].items():
         own = table.get(stage, {})
@@ -389,7 +410,9 @@ def parse_settings(table: dict[str, Any], text: str = "") -> Settings:
     try:
         return Settings.model_validate_json(_json(merged))
     except ValidationError as e:
-        raise InputError([_problem(error, text) for error in e.errors()]) from None
+        lines = _lines(text)
+        problems = [_problem(error, lines) for error in e.errors()]
+        raise InputError(in_order(problems, "pyproject.toml")) from None
 
 
 def _json(table: dict[str, Any]) -> str:
@@ -399,10 +422,12 @@ def _json(table: dict[str, Any]) -> str:
     return json.dumps(table, default=str)
 
 
-def _problem(error: Any, text: str) -> Problem:
+def _problem(error: Any, lines: Mapping[str, int]) -> Problem:
     keys = tuple(str(k) for k in error["loc"])
-    name = ".".join(keys)
-    where = _where(text, keys)
+    name = short(".".join(keys))
+    where = _where(lines, keys)
+    if not keys:
+        return Problem(where, "[tool.gonbuild] cannot be read", _sentence(error["msg"]))
     if error["type"] == "extra_forbidden":
         model: Any = Settings
         for key in keys[:-1]:
@@ -419,17 +444,24 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _where(text: str, keys: tuple[str, ...]) -> str:
+def _where(lines: Mapping[str, int], keys: tuple[str, ...]) -> str:
     """Finds the line of a key under `[tool.gonbuild]`; a key that is not written there has no line."""
-    table, wanted = "", ".".join(("tool.gonbuild", *keys[:-1]))
+    number = lines.get(".".join(("tool.gonbuild", *keys)))
+    return f"pyproject.toml:{number}" if number else "pyproject.toml"
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Returns the line of each table and key of a TOML text by its full name."""
+    table, lines = "", dict[str, int]()
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[([^\[\]]+)\]", line):
             table = header[1].strip()
-            if table == ".".join((wanted, keys[-1])):
-                return f"pyproject.toml:{number}"
-        elif table == wanted and re.match(rf"\s*[\"']?{re.escape(keys[-1])}[\"']?\s*=", line):
-            return f"pyproject.toml:{number}"
-    return "pyproject.toml"
+            lines.setdefault(table, number)
+        elif "=" in line:
+            key = line.partition("=")[0].strip()
+            bare = key[1:-1] if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'" else key
+            lines.setdefault(f"{table}.{bare}", number)
+    return lines
 
 
 def settings_table() -> str:

@@ -70,10 +70,10 @@ def fault(text: str) -> str:
     return ""
 
 
-def short(text: str) -> str:
-    """Returns a text as a message may quote it: 60 characters at most, nothing invisible."""
+def short(text: str, most: int = 60) -> str:
+    """Returns a text as a message may quote it: so many characters at most, nothing invisible."""
     text = INVISIBLE.sub("?", text)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def in_order(problems: list[Problem], where: str) -> list[Problem]:

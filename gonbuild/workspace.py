@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gonbuild.prompts import Templates
 
 # A step's version: raised by whoever changes what the step makes of the same inputs.
-LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 2, 3
+LIBRARY_STEP, ADAPTER_STEP, CANDIDATES_STEP, FILTERS_STEP, PACKS_STEP = 2, 2, 2, 3, 3
 PREFERENCES_STEP = 1
 READ_BYTES, LOCK_BYTES = 1 << 30, 128 << 20
 """What is read of a file at most; 128 MiB of lock are some 30,000 cards."""

@@ -57,7 +57,9 @@ SCENES = (
 
 def clause(prompt: str) -> str:
     """Tells the effect that a prompt of this project asks for."""
-    effect = prompt.split("Hiệu ứng: ")[1].split("<|end|>")[0]
+    effect = prompt.partition("Hiệu ứng: ")[2].split("<|end|>")[0]
+    if len(effect.split()) < 2:  # a template of a test may leave it out
+        return "mọi người đều vui"
     sign, points, region = effect[0], effect[1], effect.split()[-1]
     return f"{region} {'tăng' if sign == '+' else 'mất'} {points} điểm"
 

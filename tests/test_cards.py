@@ -316,3 +316,20 @@ def test_schema_names_every_field_with_a_description():
     assert card["additionalProperties"] is False
     assert all(field["description"] for field in (*card["properties"].values(), *schema["properties"].values()))
     assert json.loads(json.dumps(schema)) == schema
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"a: x\ty\n" + b"\n" * 300_000 + b"- [", "a tab"),
+        (b"=======\n" * 100_000, "a conflict marker of git, '======='"),
+        (b"<<<<<<< " + b"x" * 60_000, "a conflict marker of git, '<<<<<<< xxx"),
+        (b"a: b\n" + "\u200b".encode() * 300_000, "more tabs or invisible characters than are listed"),
+    ],
+)
+def test_file_of_odd_lines_takes_no_time_and_few_words(data: bytes, said: str) -> None:
+    began = time.process_time()
+    problems = parse_deck(data, "cards/x.yaml")[2]
+    assert time.process_time() - began < 2
+    assert any(said in problem.what for problem in problems)
+    assert max(len(str(problem)) for problem in problems) < 300

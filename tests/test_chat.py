@@ -1,5 +1,6 @@
 import json
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -115,3 +116,10 @@ def test_every_example_survives_the_chat_format():
     assert found.unplaced == ()
     told = {(c.name, c.type, c.effect, s) for c in cards for s in c.examples}
     assert {(c.name, c.type, c.effect, s) for c in found.cards for s in c.examples} == told
+
+
+def test_labels_without_end_take_no_time():
+    began = time.process_time()
+    with pytest.raises(InputError, match="the text has no 'Hiệu ứng: ...'"):
+        parse_card_text("Tên thẻ: A. Loại: Bảo Vệ. " + "Tên thẻ: " * 60_000)
+    assert time.process_time() - began < 2

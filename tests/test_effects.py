@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,27 @@ def test_points_are_told_as_often_as_the_effect_has_them():
     assert tell("Rừng tăng 1 điểm, Sông tăng 1 điểm.", two) == ()
     assert tell("Rừng và Sông cùng tăng 1 điểm.", two) == ()
     assert tell("Rừng tăng 1 điểm, Sông tăng 1 điểm. Rừng tăng 1 điểm.", two) == ("says 1 điểm 3 times",)
+
+
+def test_number_of_any_length_is_read():
+    long = "9" * 5_000
+    assert read_effect(f"+{long} điểm cho Rừng").points == read_effect("+2.5 điểm cho Rừng").points
+    assert tell(f"Cây mọc kín đồi, Rừng tăng {long} điểm.", read_effect("+2 điểm cho Rừng"))
+
+
+def test_effect_without_a_word_says_nothing():
+    assert read_effect("\\").says == ()
+    assert read_effect("\\").unread == ""
+
+
+def test_effect_of_many_rules_takes_no_time():
+    began = time.process_time()
+    assert read_effect("không được " * 80_000).says == ("không được",)
+    assert time.process_time() - began < 6
+
+
+@pytest.mark.parametrize("part", ["+1 ", "1 lá ", "không mất 1 điểm giá ", "tăng 1 điểm cho Rừng và Sông, "])
+def test_numbers_without_end_take_no_time(part):
+    began = time.process_time()
+    assert tell(part * 20_000, read_effect("+2 điểm cho Rừng, rút 1 lá"))
+    assert time.process_time() - began < 8  # each number looked through all words: minutes

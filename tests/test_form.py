@@ -1,9 +1,10 @@
+import time
 from typing import Any
 
 import pytest
 
 from gonbuild.form import Shown, form_card, form_decisions, word_diff
-from gonbuild.packs import Other, form_check
+from gonbuild.packs import Other, form_check, form_entries
 from gonbuild.records import Card, Story
 from gonbuild.reviews import Decision, Reviews
 
@@ -87,6 +88,8 @@ def test_two_ticked_candidates_take_two_slots() -> None:
         (["[-] `a-1.1` Một."], "stories.md:3: a ban without a reason. Write it into the box: `[- REASON]`."),
         (["[x] `a-1.1`"], "stories.md:3: a story without text. To ban it write `[- REASON]` and leave its text."),
         (["[3] `a-1.c7` Bảy."], "stories.md:3: '3' in the box of a candidate. Wanted x, 1 or 2, or - and a reason."),
+        ([f"[{'9' * 5000}] `a-1.c7` Bảy."], f"stories.md:3: '{'9' * 57}...' in the box of a candidate. "
+         "Wanted x, 1 or 2, or - and a reason."),
         (["[ ] `a-1.c7` Bảy rưỡi."], "stories.md:3: a candidate was edited and not ticked. "
          "Write x or a slot's number into its box."),
         (["[x] `a-1.c9` Chín."], "stories.md:3: candidate a-1.c9 is not offered any more. "
@@ -177,3 +180,16 @@ def test_words_are_compared_word_by_word() -> None:
         {"same": "2", "old": "", "new": ""},
         {"same": "", "old": "điểm.", "new": "điểm nữa."},
     ]
+
+
+def test_texts_of_many_words_are_shown_whole() -> None:
+    long = "và " * 20_000
+    began = time.process_time()
+    (part,) = word_diff(long, f"x {long}")
+    assert time.process_time() - began < 1
+    assert (part["same"], part["old"], part["new"]) == ("", long.strip(), f"x {long}".strip())
+
+
+def test_escape_with_a_number_of_any_length_is_no_character() -> None:
+    (entry,) = form_entries(f"- [ ] `a-1.1` Một&#{'9' * 5_000};&#1114112;&#33;")
+    assert entry.text == "Một\ufffd\ufffd!"

@@ -329,7 +329,7 @@ PLACES = [
         "stale",
     ),
     Case("settings elsewhere", link("pyproject.toml", "/etc/passwd"), 2, "pyproject.toml: is a link that leaves"),
-    Case("settings without end", raw("pyproject.toml", b"#" * (2 << 20)), 2, "pyproject.toml: is larger than 1 MiB"),
+    Case("settings without end", raw("pyproject.toml", b"#" * (2 << 20)), 2, "pyproject.toml: is larger than 256 KiB"),
     Case("font elsewhere", settings('[tool.gonbuild.release]\nfont = "/etc/passwd"\n'), 1, "font", "check --release"),
     Case("title that steers a terminal", settings('[tool.gonbuild.packs]\ntitle = "\\u001b[2J"\n'), 2, "U+001B"),
     Case(

@@ -106,6 +106,7 @@ def test_lock_holds_a_line_a_card_sorted_by_id_after_the_settings_in_use() -> No
         forged(stories=[{"id": "a.1", "text": "x", "score": float("inf")}]),
         forged(others=[{"candidate": -1, "text": "x"}]),
         forged(others=[{"candidate": 1, "text": "<|end|>"}]),
+        forged(stories=[{"id": "a.1", "text": "x", "score": 10**400}]),
         b"\xff\xfe\x00",
         b"[" * 50_000,
     ],

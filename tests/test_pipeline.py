@@ -545,3 +545,17 @@ def test_packs_that_a_crash_left_behind_are_rendered_from_the_lock(tmp_path: Pat
     open_project(tmp_path, models).build()
     assert snapshot(tmp_path) == whole
     assert models.log == []
+
+
+def test_candidates_that_cannot_be_written_again_are_left_out(tmp_path: Path) -> None:
+    make_project(tmp_path).build()
+    kept = tmp_path / "build/report/candidates.jsonl"
+    odd = (
+        '"score":1e999',
+        '"score":-1.0,"novelty":-1e999',
+        '"score":-1.0,"reason":"\\ud800"',
+        '"score":' + '{"a":' * 5_000,
+    )
+    kept.write_text("".join(f'{{"card":"rung-001","index":{n},"text":"x",{told}}}\n' for n, told in enumerate(odd)))
+    open_project(tmp_path).build(refresh=["song-001"])
+    assert {*seen_by_card(kept.read_bytes())} == {"song-001"}

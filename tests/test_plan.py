@@ -224,3 +224,15 @@ def test_diff_of_training_rows_names_three_cards_at_most() -> None:
         "training stories added: n0, n1, n2 and 2 more",
         "training stories removed: gone",
     ]
+
+
+def test_lists_are_compared_item_by_item() -> None:
+    many = [f"từ {n}" for n in range(9)]
+    assert diff({"w": ["a", "b"]}, {"w": ["b", "c"]}) == ['w: +"c" -"a"']
+    assert diff({"w": []}, {"w": many}) == ['w: +"từ 0" +"từ 1" +"từ 2" +6 more']
+    assert diff({"w": ["a", "b"]}, {"w": ["b", "a"]}) == ["w: another order"]
+
+
+def test_long_values_are_cut() -> None:
+    (reason,) = diff({"w": "a" * 9999}, {"w": "b"})
+    assert reason == 'w: "' + "a" * 116 + '... -> "b"'

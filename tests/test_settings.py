@@ -1,3 +1,4 @@
+import time
 import tomllib
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         ("[tool.gonbuild.adapter]\ntargets = []", "'adapter.targets'"),
         ('[tool.gonbuild.filters]\nbanned_words = [""]', "'filters.banned_words.0' is ''"),
         ('[tool.gonbuild.model]\nquantization = "nf4"', 'Wanted dtype = "bfloat16" with quantization = "nf4"'),
+        ("[tool.gonbuild.adapter]\nrank = " + "9" * 5_000, "is no valid TOML: Exceeds the limit"),
+        ("[tool.gonbuild.adapter]\nrank = " + "[" * 5_000, "is no valid TOML: maximum recursion depth exceeded"),
+        ("[tool.gonbuild.adapter]\nrank = " + "[" * 250 + "]" * 250, "[tool.gonbuild] cannot be read. Invalid JSON"),
+        ('[tool.gonbuild.release]\nfont = "\\u0000"', "'release.font'. Wanted a path: no NUL"),
+        (
+            '[tool.gonbuild.model]\nbase = "' + "ế" * 90 + '"',
+            "'model.base'. Wanted a path: no NUL, parts of at most 255 b",
+        ),
+        (
+            '[tool.gonbuild.packs]\ntitle = "a\\u202eb"',
+            "'packs.title'. Wanted a text without invisible characters, found U+202E",
+        ),
         ("[tool.gonbuild.filters]\nmin_words = 50", "Wanted min_words at most max_words, found 50 and 40"),
     ],
 )
@@ -99,6 +112,9 @@ def test_missing_and_broken_files_are_input_errors(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.gonbuild\n")
     with pytest.raises(InputError, match="pyproject.toml: is no valid TOML"):
         load_settings(tmp_path)
+    (tmp_path / "pyproject.toml").write_bytes(b"#" * (1 << 20))
+    with pytest.raises(InputError, match="pyproject.toml: is larger than 256 KiB. Shorten it."):
+        load_settings(tmp_path)
     (tmp_path / "pyproject.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="pyproject.toml: is no valid TOML"):
         load_settings(tmp_path)
@@ -114,3 +130,35 @@ def test_every_field_says_what_it_means() -> None:
 
 def test_readme_shows_the_table_that_the_code_gives() -> None:
     assert settings_table() in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_message_quotes_a_long_value_or_name_in_short(tmp_path: Path) -> None:
+    long = "x" * 60_000
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.gonbuild]\nprofile = "nano"\n{long} = 1\n[tool.gonbuild.model]\ndtype = "{long}"\n'
+    )
+    with pytest.raises(InputError, match="pyproject.toml:3: unknown setting 'xxx") as e:
+        load_settings(tmp_path)
+    assert [len(str(p)) < 300 for p in e.value.problems] == [True, True]
+    with pytest.raises(InputError, match="unknown profile 'xxx.*\\.\\.\\.'") as e:
+        load_settings(tmp_path, long)
+    assert len(str(e.value)) < 200
+
+
+def test_many_mistakes_are_counted_and_take_no_time(tmp_path: Path) -> None:
+    keys = "".join(f"key-{n} = 1\n" for n in range(5_000))
+    (tmp_path / "pyproject.toml").write_text(f"[tool.gonbuild.packs]\n{keys}")
+    began = time.process_time()
+    with pytest.raises(InputError, match="pyproject.toml:2: unknown setting 'packs.key-0'") as e:
+        load_settings(tmp_path)
+    assert len(e.value.problems) == 51
+    assert time.process_time() - began < 2  # each mistake looked through all lines: 20 s
+
+
+def test_url_of_colons_takes_no_time() -> None:
+    began = time.process_time()
+    with pytest.raises(InputError, match="Wanted a URL"):
+        parse_settings({"cache": {"remote": "x y://" + ":" * 60_000}})
+    with pytest.raises(InputError, match="Wanted no password in a URL"):
+        parse_settings({"cache": {"remote": "s3://lan:" + ":" * 60_000 + "@x"}})
+    assert time.process_time() - began < 1
