@@ -1,5 +1,6 @@
 """Owns the strict reading of what people write: bytes to text, and what of a text may go on; knows no cards."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ def read_bytes(path: Path, root: Path, limit: int) -> tuple[bytes, Problem | Non
         if not path.is_file():
             return b"", Problem(where, "is no file")
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size  # Python makes room for all that may be read
+            data = file.read(min(size, limit) + 1)
     except RuntimeError as e:
         return b"", Problem(where, f"cannot be read: {e}")
     except OSError as e:
