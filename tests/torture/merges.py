@@ -1,0 +1,116 @@
+"""Merges branches of a real git repository that each add cards and build; the lock merges, and the packs come right."""
+
+import json
+import random
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from fakes import REPOSITORY, make_project, open_project
+
+from gonbuild import packs
+from gonbuild.reviews import REVIEWS
+from torture import edits
+from torture.damage import command
+from torture.edits import Decks, Writer
+from torture.outcome import Outcome, spread
+
+TITLE = "git: two branches that add cards and decide, merged"
+FULL = 50
+NOTE = "note: "
+SETTINGS = "[tool.gonbuild.filters]\nmax_diversity_bleu = 95.0\nmax_novelty_bleu = 80.0\n"
+"""Two branches that know nothing of each other can draw stories that are alike, which `check` then says."""
+
+
+def run(count: int, seed: int, jobs: int) -> Outcome:
+    """Each merge is of a repository of its own; a third of the branches decide on stories too."""
+    lines = spread(partial(work, seed), range(count), jobs)
+    seen = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
+    told = ", ".join(f"{what} {n}" for what, n in sorted(seen.items()))
+    return Outcome(count, tuple(line for line in lines if not line.startswith(NOTE)), told)
+
+
+def work(seed: int, case: int) -> list[str]:
+    """Runs one merge; returns what did not hold, and notes of how it went."""
+    rng = random.Random(f"{seed} {case}")
+    with tempfile.TemporaryDirectory() as name:
+        found = list(_case(rng, Path(name) / "game", decides=case % 3 == 0))
+    return [line if line.startswith(NOTE) else f"merge {case}: {line}" for line in found]
+
+
+def _case(rng: random.Random, root: Path, *, decides: bool) -> Iterator[str]:
+    decks: Decks = [[edits._card(rng, f"{stem}-{n:03}") for n in range(4)] for stem in ("rung", "song", "lang")]
+    make_project(root, settings=SETTINGS)
+    (root / "cards" / "thu.yaml").unlink()
+    for file in (".gitattributes", ".gitignore"):
+        shutil.copy(REPOSITORY / file, root / file)
+    edits._write(root, decks)
+    git(root, "init", "-q", "-b", "main")
+    _commit(root)
+    wanted = {card["id"] for deck in decks for card in deck}
+    # One branch adds before the middle of a deck and the other after it: lines that touch no git can merge.
+    for branch, half in (("one", range(2)), ("two", range(3, 5))):
+        git(root, "switch", "-q", "-c", branch, "main")
+        added: Decks = [[*deck] for deck in decks]
+        for _ in range(rng.randint(1, 3)):
+            deck = rng.choice(added)
+            card = {**edits._card(rng, f"{branch}-{rng.randrange(10**6)}"), "stem": deck[0]["stem"]}
+            deck.insert(rng.choice(half) if branch == "one" else len(deck) - 4 + rng.choice(half), card)
+            wanted.add(card["id"])
+        edits._write(root, added)
+        if decides:
+            _decide(rng, root, half)
+        shutil.rmtree(root / "build" / "cache", ignore_errors=True)
+        _commit(root)
+    merged = git(root, "merge", "-q", "--no-edit", "one", check=False)
+    conflicts = git(root, "diff", "--name-only", "--diff-filter=U").stdout.split()
+    if merged.returncode:
+        yield f"git stopped at {conflicts}"
+        return
+    yield from _checked(root, wanted)
+
+
+def _checked(root: Path, wanted: set[str]) -> Iterator[str]:
+    shutil.rmtree(root / "build" / "cache", ignore_errors=True)
+    code, said = command(root, "check")
+    yield f"{NOTE}{'check passed at once' if code == 0 else 'packs were rendered anew'}"
+    if code not in (0, 1):
+        yield f"check ended with {code}: {said}"
+    models = Writer()
+    open_project(root, models).build()
+    if models.log:
+        yield f"a model was asked: {models.log}"
+    code, said = command(root, "check")
+    if code:
+        yield f"check ended with {code} after a build: {said}"
+    found = set(json.loads((root / packs.PACKS / "stories.json").read_bytes())["cards"])
+    if found != wanted:
+        yield f"cards {sorted(found ^ wanted)} are missing or too many"
+
+
+def _decide(rng: random.Random, root: Path, half: range) -> None:
+    """Approves a story of a card that the other branch does not decide on, and bans a text of it."""
+    lock = open_project(root, Writer()).workspace().lock.lines
+    known = [line for _, line in sorted(lock.items()) if line.stories]
+    line = known[half.start * len(known) // 5 + rng.randrange(2)]
+    decisions = root / REVIEWS
+    text = decisions.read_text("utf-8") if decisions.exists() else ""
+    row = f"- {{card: {line.card}, approve: {json.dumps(line.stories[0].text, ensure_ascii=False)}}}\n"
+    decisions.write_text(text + row, encoding="utf-8")
+
+
+def _commit(root: Path) -> None:
+    """Builds and commits, as CI or a designer does."""
+    open_project(root, Writer()).build()
+    git(root, "add", "--all")
+    git(root, "commit", "-q", "-m", "Cards")
+
+
+def git(root: Path, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Runs git in a repository, with no settings of this machine's."""
+    user = ("-c", "user.name=Lan", "-c", "user.email=lan@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", *user, *words], cwd=root, check=check, capture_output=True, text=True)
