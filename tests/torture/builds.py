@@ -32,7 +32,7 @@ from gonbuild.pipeline import Project, load_project
 from gonbuild.rendering import RENDERER
 
 SOURCE = Path(__file__).with_name("io.c")
-UPDATES = 20
+UPDATES = 40
 """Updates between checkpoints."""
 REAL = f"{test_line.SETTINGS}checkpoint_updates = {UPDATES}\n"
 
