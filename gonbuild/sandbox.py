@@ -113,7 +113,7 @@ def limit_process(seconds: float, memory: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         import resource
-    except ImportError:
+    except ImportError:  # pragma: no cover  Windows has no such limits
         return
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory or most, most))

@@ -262,8 +262,6 @@ def _change(asides: Mapping[Path, Path | None]) -> None:
 
 
 def _put_back(path: Path, data: bytes) -> None:
-    if path.is_file() and path.read_bytes() == data:
-        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _write(aside, data)
     aside.replace(path)
@@ -271,13 +269,10 @@ def _put_back(path: Path, data: bytes) -> None:
 
 def _runs(number: str) -> bool:
     """Tells whether there is a process of this number here."""
-    if not number.isdigit():
-        return False
     try:
-        os.kill(int(number), 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
+        with contextlib.suppress(PermissionError):  # it is another user's
+            os.kill(int(number), 0)
+    except (ValueError, ProcessLookupError, OverflowError):
         return False
     return True
 

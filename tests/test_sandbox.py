@@ -3,8 +3,12 @@
 import io
 import json
 import pickle
+import resource
+import signal
 
-from gonbuild.sandbox import Runner, serve
+import pytest
+
+from gonbuild.sandbox import Runner, limit_process, serve
 
 
 def ask(*requests: tuple[str, tuple[object, ...]]) -> tuple[list[dict], list[tuple[float, int]]]:
@@ -54,3 +58,40 @@ def test_memory_that_ran_out_is_told_in_what_little_there_is(monkeypatch) -> Non
         monkeypatch.setattr(Runner, name, full)
     answers, _ = ask(("compile", ("k", "n", "{{ 1 }}")), ("render", ("k", "n", 9, {})))
     assert answers == [{"memory": True}] * 2
+
+
+def test_template_gets_nothing_that_could_fill_the_memory() -> None:
+    runner = Runner()
+    for text, said in (
+        ("{{ n * 9 }}", "'*' is not for templates"),
+        ("{{ n.ljust(9) }}", "access to attribute 'ljust'"),
+    ):
+        assert runner.compile(text, "t", text) == {"text": ""}
+        answer = runner.render(text, "t", 9, {"n": "x"})
+        assert said in answer["error"]
+
+
+def test_template_that_cannot_be_compiled_is_told_with_its_line() -> None:
+    assert Runner().compile("k", "t", "\n{% frob %}")["line"] == 2
+    deep = "{{ " + "-" * 100_000 + "1 }}"
+    assert "recursion" in Runner().compile("k", "t", deep)["error"]
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_line_where_it_does(monkeypatch) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise MemoryError
+
+    runner = Runner()
+    runner.compile("k", "t", "{{ f() }}")
+    with pytest.raises(MemoryError):
+        runner.render("k", "t", 9, {"f": full})
+    monkeypatch.setattr(runner._environment, "compile", full)
+    with pytest.raises(MemoryError):
+        runner.compile("k", "t", "x")
+
+
+def test_process_without_limits_is_as_before() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit_process(0.0, 0)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert resource.getrlimit(resource.RLIMIT_AS) == (before[1], before[1])

@@ -224,3 +224,46 @@ def test_half_written_files_of_ended_processes_go_and_those_of_others_stay(tmp_p
     write_all_aside({tmp_path / "pack.json": b"whole"})
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == sorted(["pack.json", ".pack.json.bak", f".pack.json.{os.getppid()}.tmp"])
+
+
+def test_all_files_change_or_none(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_bytes(b"old lock")
+    (tmp_path / "gone").write_bytes(b"old deck")
+    (tmp_path / "pack" / "in the way").mkdir(parents=True)
+    files = {tmp_path / "lock": b"new", tmp_path / "new": b"new", tmp_path / "gone": None, tmp_path / "pack": b"new"}
+    with pytest.raises(IsADirectoryError):
+        write_all_aside(files)
+    assert (tmp_path / "lock").read_bytes() == b"old lock"
+    assert (tmp_path / "gone").read_bytes() == b"old deck"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gone", "lock", "pack"]
+    del files[tmp_path / "pack"]
+    write_all_aside(files)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "new", "pack"]
+
+
+def test_work_in_a_folder_that_is_a_link_is_done_in_one_of_its_own(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (store.root / "training").mkdir(parents=True)
+    (store.root / "training" / "k1").symlink_to(tmp_path / "elsewhere")
+    with store.scratch("training", "k1") as folder:
+        (folder / "checkpoint").write_bytes(b"1")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert list((store.root / "training").iterdir()) == []
+
+
+def test_of_work_that_did_not_end_the_two_latest_stay(store: Store) -> None:
+    for age, key in enumerate(("k1", "k2", "k3", "k4")):
+        folder = store.root / "training" / key
+        folder.mkdir(parents=True)
+        os.utime(folder, (1_000_000 + age, 1_000_000 + age))
+    with store.scratch("training", "k5"):
+        assert sorted(p.name for p in (store.root / "training").iterdir()) == ["k3", "k4", "k5"]
+
+
+def test_file_that_a_killed_process_left_in_the_place_of_a_folder_goes(store: Store) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    store.put("adapter", "k1", None, fill)
+    (store.root / "adapter" / f".k2.{ended.pid}.x").write_bytes(b"half")
+    with store.lock(1):
+        assert [p.name for p in (store.root / "adapter").iterdir()] == ["k1"]
