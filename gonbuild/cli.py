@@ -173,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "say what `stories` would do, and why; changes nothing")
     for sub in (stories, plan):
         sub.add_argument("--refresh", nargs="+", metavar="CARD", default=[], help="cards to make anew, or `all`")
-    check = command("check", _check, "exit 1 if the packs are stale; needs no model and no network")
+    check = command(
+        "check", _check, "exit 1 if the packs are stale, or hold copies that nobody accepted; no model, no network"
+    )
     check.add_argument(
         "--release", action="store_true", help="or if something stands against releasing them: " + RELEASE
     )

@@ -2,6 +2,8 @@
 
 import errno
 import random
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,6 +12,10 @@ from pathlib import Path
 import pytest
 from torture import builds, crashes, crowds, damage, faults, troubles
 from torture.outcome import Outcome
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("cc"), reason="wants Linux and a C compiler"
+)
 
 SIZES: dict[str, tuple[Callable[[int, int, int], Outcome], int]] = {
     "crashes": (crashes.run, 6),
@@ -82,7 +88,7 @@ def test_damage_that_nobody_mends_is_found(tmp_path: Path) -> None:
     other = replace(scenario, wanted={})
     root = tmp_path / "game"
     with_lines = damage.damage(random.Random(1), (scenario.root / "build/packs/thu.json").read_bytes())
-    damage.shutil.copytree(scenario.root, root)
+    shutil.copytree(scenario.root, root)
     (root / "build/packs/thu.json").write_bytes(with_lines)
     lines = list(damage._case(other, root, "build/packs/thu.json", b""))
     assert any("or other packs" in line for line in lines)

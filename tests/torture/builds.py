@@ -15,9 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from gonbuild.cli import main
 from gonbuild.models import Models
 from gonbuild.pipeline import Project, load_project
 from gonbuild.rendering import RENDERER
+from torture.outcome import processes
 
 SOURCE = Path(__file__).with_name("io.c")
 UPDATES = 40
@@ -258,12 +257,5 @@ def preloaded(work: Callable[[int], list[str]], cases: Iterable[int], jobs: int)
         compile_ = ["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
         subprocess.run(compile_, check=True)
         given = {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        earlier = {key: os.environ.get(key) for key in given}
-        os.environ.update(given)
-        try:
-            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-                return [line for lines in pool.map(work, cases) for line in lines]
-        finally:
-            for key, value in earlier.items():
-                os.environ.pop(key)
-                os.environ.update({key: value} if value is not None else {})
+        with processes(jobs, **given) as pool:
+            return [line for lines in pool.map(work, cases) for line in lines]

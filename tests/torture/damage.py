@@ -23,6 +23,8 @@ from torture.outcome import Outcome, spread
 TITLE = "flipped bits, cuts and other damage to a cache entry, the lock or a pack file"
 FULL = 5_000
 NOTE = "note: "
+KEPT: list[tempfile.TemporaryDirectory[str]] = []
+"""Of the scenarios, until this process ends."""
 
 
 def run(count: int, seed: int, jobs: int) -> Outcome:
@@ -145,8 +147,9 @@ SCENARIOS: dict[str, Callable[[Path], object]] = {
 
 @functools.cache
 def _scenario(name: str) -> Scenario:
-    folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    root = folder / "game"
+    folder = tempfile.TemporaryDirectory()
+    KEPT.append(folder)
+    root = Path(folder.name) / "game"
     make_project(root).build()
     command(root, "check")  # remembers what it found
     SCENARIOS[name](root)

@@ -1,6 +1,9 @@
 """Owns what a torture test tells of its run, and sharing its cases out over processes; breaks nothing by itself."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -24,5 +27,21 @@ def spread(work: Callable[[int], list[str]], cases: Iterable[int], jobs: int) ->
     """
     if jobs == 1:
         return [line for case in cases for line in work(case)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with processes(jobs) as pool:
         return [line for lines in pool.map(work, cases, chunksize=4) for line in lines]
+
+
+@contextlib.contextmanager
+def processes(jobs: int, **environ: str) -> Iterator[ProcessPoolExecutor]:
+    """Lends new processes with more in their environment; what they leave in their temporary folder goes with them."""
+    with tempfile.TemporaryDirectory() as name:
+        given = {"TMPDIR": name, "PYTHONWARNINGS": "ignore", **environ}  # semaphores of forks that were killed
+        earlier = {key: os.environ.get(key) for key in given}
+        os.environ.update(given)
+        try:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                yield pool
+        finally:
+            for key, value in earlier.items():
+                os.environ.pop(key)
+                os.environ.update({key: value} if value is not None else {})
