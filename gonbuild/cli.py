@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonbuild import __version__
-from gonbuild.disk import disk_trouble
+from gonbuild.disk import disk_trouble, write_aside
 from gonbuild.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -348,7 +348,6 @@ def _try(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from gonbuild.cards import examples_jsonl
     from gonbuild.chat import import_chat
-    from gonbuild.store import write_aside
 
     project, source = _project(args), Path(args.file)
     if not source.is_file():
@@ -372,7 +371,6 @@ def _import(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from gonbuild.dataset import chat_jsonl
-    from gonbuild.store import write_aside
 
     project, target = _project(args), Path(args.to)
     if args.merged and args.what != "adapter":

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from gonbuild.disk import write_aside
 from gonbuild.errors import MachineError
 from gonbuild.plots import Point, line_chart
 from gonbuild.records import Progress
-from gonbuild.store import write_aside
 
 KEPT, PICTURE = "training.json", "training.svg"
 EVERY_S = 1.0

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from gonbuild.decisions import add_decision, remove_decisions
+from gonbuild.disk import write_aside
 from gonbuild.errors import InputError, Problem, near
 from gonbuild.pipeline import CANDIDATES, Project
 from gonbuild.records import Card, Story
 from gonbuild.report import Seen, seen_by_card
 from gonbuild.reviews import APPROVE, BAN, EDIT, PIN, RATING, REVIEWS, Decision, Reviews, parse_reviews
-from gonbuild.store import write_aside
 from gonbuild.workspace import Workspace
 
 LOCK_TIMEOUT_S = 30.0

@@ -1,10 +1,11 @@
-"""Owns folders that are whole or not there, knowing what they held, and saying that a disk is full.
+"""Owns files and folders that are whole or not there, knowing what they held, and saying that a disk is full.
 
 It knows nothing of what is written.
 """
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -153,3 +154,91 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def remove_left(asides: Iterable[Path]) -> None:
+    """Removes what ended processes left half written; the number of each stands in the name, last but one."""
+    for aside in asides:
+        if not _runs(aside.name.split(".")[-2]):
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink(missing_ok=True)
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old bytes or the new ones, never part of them.
+
+    Raises:
+        MachineError: the disk is full.
+    """
+    write_all_aside({path: data})
+
+
+def write_all_aside(files: Mapping[Path, bytes | None]) -> None:
+    """Writes files as `write_aside` does, in their order, or deletes those with None: all of it or nothing.
+
+    None changes before all bytes are on the disk, and where one cannot be changed then, those before it become what
+    they were. What a process that was killed left half written of the same files goes.
+    """
+    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, data in files.items():
+            with full_disk_named(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remove_left(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+                if data is not None:
+                    write_synced(asides[path], data)
+        _change({path: asides[path] if data is not None else None for path, data in files.items()})
+    finally:
+        for aside in asides.values():
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def _change(asides: Mapping[Path, Path | None]) -> None:
+    earlier: dict[Path, bytes | None] = {}
+    try:
+        for path, aside in asides.items():
+            earlier[path] = path.read_bytes() if path.is_file() else None
+            if aside is None:
+                path.unlink(missing_ok=True)
+            else:
+                aside.replace(path)
+            sync(path.parent)
+    except BaseException:
+        for path, data in reversed(earlier.items()):
+            with contextlib.suppress(OSError):
+                path.unlink() if data is None else _put_back(path, data)
+        raise
+
+
+def _put_back(path: Path, data: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_synced(aside, data)
+    aside.replace(path)
+
+
+def _runs(number: str) -> bool:
+    """Tells whether there is a process of this number here."""
+    try:
+        with contextlib.suppress(PermissionError):  # it is another user's
+            os.kill(int(number), 0)
+    except (ValueError, ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a file, and waits until the disk has it."""
+    path.write_bytes(data)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Waits until the disk has a file, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

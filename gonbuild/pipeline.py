@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gonbuild import packs
 from gonbuild.base import locate_base
 from gonbuild.decisions import told
-from gonbuild.disk import folder_aside, links_out
+from gonbuild.disk import folder_aside, links_out, write_all_aside, write_aside
 from gonbuild.drawing import Draw, draw_here
 from gonbuild.errors import GonbuildError, InputError, Problem, near
 from gonbuild.models import Models
@@ -26,7 +26,7 @@ from gonbuild.remote import Remote
 from gonbuild.report import candidates_jsonl, card_history
 from gonbuild.reviews import EDIT, Decision, stale_notes
 from gonbuild.settings import Settings, load_settings
-from gonbuild.store import KINDS, Store, write_all_aside, write_aside
+from gonbuild.store import KINDS, Store
 from gonbuild.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -4,17 +4,16 @@ It knows nothing of cards or models, and a damaged entry is a miss, never an err
 """
 
 import contextlib
-import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gonbuild.disk import damage, file_digests, full_disk_named
+from gonbuild.disk import damage, file_digests, full_disk_named, remove_left, sync, write_aside, write_synced
 from gonbuild.errors import MachineError, Problem
 from gonbuild.records import canonical, digest
 
@@ -70,7 +69,7 @@ class Store:
         target = self.root / kind / key
         with full_disk_named(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_left(target.parent.glob(f".{key[:16]}.*"))
+            remove_left(target.parent.glob(f".{key[:16]}.*"))
             aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}.{os.getpid()}.", dir=target.parent))
             aside.chmod(target.parent.stat().st_mode)  # mkdtemp's are for one user alone; a store may be shared
             try:
@@ -78,14 +77,14 @@ class Store:
                 files = file_digests(aside)
                 for name in files:
                     (aside / name).chmod(aside.stat().st_mode & 0o666)  # safetensors' are for one user alone, likewise
-                    _sync(aside / name)
+                    sync(aside / name)
                 write_aside(aside / MANIFEST, manifest_bytes(kind, key, inputs, files))
                 try:
                     aside.rename(target)
                 except OSError:
                     if self.get(kind, key) is None:  # what stood in the way was damaged, and is now set aside
                         aside.rename(target)
-                _sync(target.parent)
+                sync(target.parent)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         return target
@@ -119,7 +118,7 @@ class Store:
     def put_json(self, kind: str, key: str, inputs: Any, value: Any) -> None:
         """Keeps a JSON value."""
         data = canonical(value).encode()
-        self.put(kind, key, inputs, lambda folder: _write(folder / "value.json", data))
+        self.put(kind, key, inputs, lambda folder: write_synced(folder / "value.json", data))
 
     def memo(self, kind: str, inputs: Any, compute: Callable[[], Any]) -> Any:
         """Returns the JSON value of cheap work on these inputs, from the store where it is kept."""
@@ -193,7 +192,7 @@ class Store:
     def _sweep(self) -> None:
         """Removes what builds that were killed left half written."""
         for kind in KINDS:
-            _remove_left((self.root / kind).glob(".*"))
+            remove_left((self.root / kind).glob(".*"))
 
     def _quarantine(self, folder: Path, wrong: str) -> None:
         with contextlib.suppress(OSError):  # where it cannot be set aside it stays a miss
@@ -202,92 +201,6 @@ class Store:
             place = Path(tempfile.mkdtemp(prefix=f"{folder.parent.name}-{folder.name[:16]}-", dir=aside))
             folder.rename(place / folder.name)
         self.warn(f"cache entry {folder.parent.name}/{folder.name[:16]} is damaged ({wrong}); it is made again")
-
-
-def _remove_left(asides: Iterable[Path]) -> None:
-    """Removes what ended processes left half written; the number of each stands in the name, last but one."""
-    for aside in asides:
-        if not _runs(aside.name.split(".")[-2]):
-            if aside.is_dir():
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                aside.unlink(missing_ok=True)
-
-
-def write_aside(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old bytes or the new ones, never part of them.
-
-    Raises:
-        MachineError: the disk is full.
-    """
-    write_all_aside({path: data})
-
-
-def write_all_aside(files: Mapping[Path, bytes | None]) -> None:
-    """Writes files as `write_aside` does, in their order, or deletes those with None: all of it or nothing.
-
-    None changes before all bytes are on the disk, and where one cannot be changed then, those before it become what
-    they were. What a process that was killed left half written of the same files goes.
-    """
-    asides = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
-    try:
-        for path, data in files.items():
-            with full_disk_named(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _remove_left(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
-                if data is not None:
-                    _write(asides[path], data)
-        _change({path: asides[path] if data is not None else None for path, data in files.items()})
-    finally:
-        for aside in asides.values():
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
-
-
-def _change(asides: Mapping[Path, Path | None]) -> None:
-    earlier: dict[Path, bytes | None] = {}
-    try:
-        for path, aside in asides.items():
-            earlier[path] = path.read_bytes() if path.is_file() else None
-            if aside is None:
-                path.unlink(missing_ok=True)
-            else:
-                aside.replace(path)
-            _sync(path.parent)
-    except BaseException:
-        for path, data in reversed(earlier.items()):
-            with contextlib.suppress(OSError):
-                path.unlink() if data is None else _put_back(path, data)
-        raise
-
-
-def _put_back(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _write(aside, data)
-    aside.replace(path)
-
-
-def _runs(number: str) -> bool:
-    """Tells whether there is a process of this number here."""
-    try:
-        with contextlib.suppress(PermissionError):  # it is another user's
-            os.kill(int(number), 0)
-    except (ValueError, ProcessLookupError, OverflowError):
-        return False
-    return True
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def manifest_bytes(kind: str, key: str, inputs: Any, files: Any) -> bytes:

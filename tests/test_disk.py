@@ -14,11 +14,24 @@ from fakes import DECK, FakeModels, make_project
 from safetensors.torch import save_file
 
 from gonbuild.cli import main
-from gonbuild.disk import folder_aside, full_disk_named
+from gonbuild.disk import (
+    FAILING,
+    SEAL,
+    damage,
+    disk_trouble,
+    file_digests,
+    folder_aside,
+    full_disk_named,
+    is_sealed,
+    links_out,
+    seal,
+    write_all_aside,
+    write_aside,
+)
 from gonbuild.errors import MachineError
 from gonbuild.pipeline import Project, load_project
 from gonbuild.records import Progress, Row
-from gonbuild.store import Store, write_all_aside
+from gonbuild.store import Store
 
 TENSORS = {"weights": torch.zeros(300_000)}
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -149,3 +162,101 @@ def test_packs_that_find_no_room_stay_as_they_were(small_disk: Path, tmp_path: P
     (small_disk / "filler").unlink()
     project.build()
     assert not project.plan().changes
+
+
+def test_written_file_is_whole_and_leaves_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "pack.json"
+    write_aside(path, b"one")
+    write_aside(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["pack.json"]
+
+
+def test_half_written_files_of_ended_processes_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [f".pack.json.{n}.tmp" for n in (ended.pid, os.getppid(), "not-a-number", 10**30)]
+    for name in (*names, ".pack.json.bak"):
+        (tmp_path / name).write_bytes(b"half")
+    write_all_aside({tmp_path / "pack.json": b"whole"})
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted(["pack.json", ".pack.json.bak", f".pack.json.{os.getppid()}.tmp"])
+
+
+def test_all_files_change_or_none(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_bytes(b"old lock")
+    (tmp_path / "gone").write_bytes(b"old deck")
+    (tmp_path / "pack" / "in the way").mkdir(parents=True)
+    files = {tmp_path / "lock": b"new", tmp_path / "new": b"new", tmp_path / "gone": None, tmp_path / "pack": b"new"}
+    with pytest.raises(IsADirectoryError):
+        write_all_aside(files)
+    assert (tmp_path / "lock").read_bytes() == b"old lock"
+    assert (tmp_path / "gone").read_bytes() == b"old deck"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gone", "lock", "pack"]
+    del files[tmp_path / "pack"]
+    write_all_aside(files)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "new", "pack"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "x"), "the disk is full"),
+        (OSError(errno.EDQUOT, "x"), "the disk quota is used up"),
+        (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (Exception("I/O error: Input/output error (os error 5)"), "the disk refuses (Input/output error)"),
+        (
+            RuntimeError("unable to open file </x/y> in read-only mode: Permission denied (13)"),
+            "the disk refuses (Permission denied)",
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), "the disk is full or fails"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), "the disk is full or fails"),
+        (OSError(errno.EIO, "x"), ""),
+        (ValueError("12 (apples)"), ""),
+    ],
+    ids=str,
+)
+def test_what_a_disk_refused_is_told_in_words(error: Exception, said: str) -> None:
+    assert disk_trouble(error) == said
+    later = KeyError("later")
+    later.__cause__ = error
+    assert disk_trouble(later) == said
+
+
+def test_failing_disk_is_told_where_it_is_asked_for() -> None:
+    assert disk_trouble(OSError(errno.EIO, "x"), FAILING) == "Input/output error"
+
+
+def test_seal_tells_whether_a_folder_is_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    assert not is_sealed(folder)
+    (folder / "state").write_bytes(b"1")
+    seal(folder)
+    assert is_sealed(folder)
+    (folder / "more").touch()
+    assert not is_sealed(folder)
+    seal(folder)
+    assert is_sealed(folder)
+    for broken in ("{", "[]", "7", '{"state": 1}', "[" * 100_000):
+        (folder / SEAL).write_text(broken)
+        assert not is_sealed(folder)
+
+
+def test_links_out_of_a_project_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "game"
+    (root / "inside").mkdir(parents=True)
+    for name, target in {"in": "inside", "out": "..", "nowhere": "gone", "circle": "circle"}.items():
+        (root / name).symlink_to(target)
+    found = [problem.where for problem in links_out(root, ["in", "out", "nowhere", "circle", "inside", "missing"])]
+    assert found == ["out", "nowhere", "circle"]
+
+
+def test_unreadable_file_is_the_machines_fault_and_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    files = file_digests(tmp_path)
+    (tmp_path / "a").unlink()
+    assert damage(tmp_path, files, "beside") == "a is missing"
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        damage(tmp_path, files, "beside")

@@ -7,7 +7,7 @@ import pytest
 
 from gonbuild.errors import MachineError
 from gonbuild.records import digest
-from gonbuild.store import Store, manifest_bytes, write_all_aside, write_aside
+from gonbuild.store import Store, manifest_bytes
 
 
 @pytest.fixture
@@ -138,14 +138,6 @@ def test_second_lock_times_out_with_the_cure(store: Store) -> None:
         pass
 
 
-def test_written_file_is_whole_and_leaves_no_litter(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "pack.json"
-    write_aside(path, b"one")
-    write_aside(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert [p.name for p in path.parent.iterdir()] == ["pack.json"]
-
-
 def test_manifest_is_readable_json(store: Store) -> None:
     inputs = {"effect": "+2 điểm"}
     folder = store.put("adapter", digest(inputs), inputs, fill)
@@ -213,32 +205,6 @@ def test_what_killed_builds_left_goes_with_the_next_lock(store: Store) -> None:
         (store.root / "adapter" / f".k2.{number}.abcd" / "half").write_bytes(b"x" * 100)
     with store.lock(1):
         assert sorted(p.name for p in (store.root / "adapter").iterdir()) == [f".k2.{os.getppid()}.abcd", "k1"]
-
-
-def test_half_written_files_of_ended_processes_go_and_those_of_others_stay(tmp_path: Path) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    names = [f".pack.json.{n}.tmp" for n in (ended.pid, os.getppid(), "not-a-number", 10**30)]
-    for name in (*names, ".pack.json.bak"):
-        (tmp_path / name).write_bytes(b"half")
-    write_all_aside({tmp_path / "pack.json": b"whole"})
-    left = sorted(p.name for p in tmp_path.iterdir())
-    assert left == sorted(["pack.json", ".pack.json.bak", f".pack.json.{os.getppid()}.tmp"])
-
-
-def test_all_files_change_or_none(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_bytes(b"old lock")
-    (tmp_path / "gone").write_bytes(b"old deck")
-    (tmp_path / "pack" / "in the way").mkdir(parents=True)
-    files = {tmp_path / "lock": b"new", tmp_path / "new": b"new", tmp_path / "gone": None, tmp_path / "pack": b"new"}
-    with pytest.raises(IsADirectoryError):
-        write_all_aside(files)
-    assert (tmp_path / "lock").read_bytes() == b"old lock"
-    assert (tmp_path / "gone").read_bytes() == b"old deck"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["gone", "lock", "pack"]
-    del files[tmp_path / "pack"]
-    write_all_aside(files)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "new", "pack"]
 
 
 def test_work_in_a_folder_that_is_a_link_is_done_in_one_of_its_own(store: Store, tmp_path: Path) -> None:
