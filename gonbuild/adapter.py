@@ -20,7 +20,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 
-from gonbuild.errors import InputError, Problem
+from gonbuild.disk import FAILING, disk_trouble
+from gonbuild.errors import InputError, MachineError, Problem
 
 CURE = "Delete its folder (in the cache, and in cache.remote where it came from there), then `gonbuild train`."
 NUMBERS = ("r", "lora_alpha", "lora_dropout")
@@ -114,7 +115,7 @@ def _check_adapter(base: Base, folder: Path) -> None:
 
 
 def _adapter_config(folder: Path) -> Any:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         config = json.loads((folder / CONFIG).read_bytes())
         return config if isinstance(config, dict) else None
     return None
@@ -140,6 +141,10 @@ def _wrong_shapes(base: Base, folder: Path, config: dict[str, Any]) -> Iterator[
         with safe_open(folder / WEIGHTS, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no dict
     except Exception as e:  # safetensors has an error class of its own, and file errors come as OSError
+        if trouble := disk_trouble(e, FAILING):
+            raise MachineError(
+                Problem(folder.name, f"{WEIGHTS} cannot be read: {trouble}", "Is the disk sound?")
+            ) from e
         yield Problem(folder.name, f"{WEIGHTS} cannot be read: {e}", CURE)
         return
     wanted = {}

@@ -131,7 +131,7 @@ def _config_problem(config: Any) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # other errors are the disk's, not the base's
         return None
 
 

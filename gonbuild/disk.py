@@ -28,8 +28,8 @@ FAILING = {
     **FULL,
     **{n: os.strerror(n) for n in (errno.EIO, errno.EINTR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE)},
 }
-_REFUSED = re.compile(r"([^:]*) \((?:os error )?\d+\)$")
-"""How Rust and torch end what they say of a failed call."""
+_REFUSED = re.compile(r"([^:]*) \((?:os error \d+\)|\d+\)$)")
+"""How Rust, and at its end torch, tell a failed call's number."""
 TORCH_WRITERS = ("inline_container", "iostream error")
 """In what torch says when a file cannot be written; the reason is lost there."""
 

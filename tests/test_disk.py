@@ -206,6 +206,10 @@ def test_all_files_change_or_none(tmp_path: Path) -> None:
         (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
         (Exception("I/O error: Input/output error (os error 5)"), "the disk refuses (Input/output error)"),
         (
+            Exception('I/O error: Permission denied (os error 13) at path "/x/y"'),
+            "the disk refuses (Permission denied)",
+        ),
+        (
             RuntimeError("unable to open file </x/y> in read-only mode: Permission denied (13)"),
             "the disk refuses (Permission denied)",
         ),
