@@ -123,9 +123,11 @@ def damage(folder: Path, files: Mapping[str, Mapping[str, Any]], beside: str) ->
         return f"{more[0]} does not belong there"
     for name, told in files.items():
         try:
-            found = _sha256(folder / name)
+            size, found = (folder / name).stat().st_size, _sha256(folder / name)
         except FileNotFoundError:
             return f"{name} is missing"
+        if size != told["size"]:
+            return f"{name} does not have its size"
         if found != told["sha256"]:
             return f"{name} does not match its sha256"
     return ""

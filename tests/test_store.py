@@ -183,6 +183,15 @@ def test_file_that_the_manifest_does_not_name_is_damage(store: Store, warnings: 
     assert "(adapter_model.bin does not belong there)" in warnings[0]
 
 
+def test_manifest_that_tells_another_size_is_damage(store: Store, warnings: list[str]) -> None:
+    folder = store.put("adapter", "k1", None, fill)
+    files = store.manifest("adapter", "k1")["files"]
+    files["a.bin"]["size"] += 1
+    (folder / "manifest.json").write_bytes(manifest_bytes("adapter", "k1", None, files))
+    assert store.get("adapter", "k1") is None
+    assert "(a.bin does not have its size)" in warnings[0]
+
+
 def test_link_in_the_place_of_a_file_or_an_entry_is_damage(store: Store, warnings: list[str], tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"weights")
     folder = store.put("adapter", "k1", None, fill)
