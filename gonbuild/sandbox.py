@@ -3,6 +3,7 @@
 `serve` is all that a child process does, with little time and memory for each request; `rendering` talks to it.
 """
 
+import contextlib
 import json
 import pickle
 import signal
@@ -116,7 +117,8 @@ def limit_process(seconds: float, memory: int) -> None:
     except ImportError:  # pragma: no cover  Windows has no such limits
         return
     _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (memory or most, most))
+    with contextlib.suppress(ValueError, OSError):  # macOS knows the limit, and need not take one
+        resource.setrlimit(resource.RLIMIT_AS, (memory or most, most))
 
 
 def _line(name: str, error: Exception) -> int:
