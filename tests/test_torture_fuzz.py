@@ -143,7 +143,8 @@ def test_a_broken_command_is_found(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Path], int], reason: str
 ) -> None:
     monkeypatch.setattr(fuzz_bench, "STOPPED_S", 1.0)
-    monkeypatch.setattr(fuzz_bench, "STUCK_S", 2.0)
+    if broken is _wait:  # by the clock, which on a busy machine says nothing of the others
+        monkeypatch.setattr(fuzz_bench, "STUCK_S", 2.0)
     monkeypatch.setattr(bench, "cpu_s", 0.25)
     bench.main = lambda argv, load: broken(bench.root)
     assert reason in bench.check("deck", bench.valid[KINDS["deck"].path])
