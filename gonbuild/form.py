@@ -5,6 +5,7 @@ A box in front of a story takes `x` to approve it, or `-` with a reason to ban i
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,13 +114,28 @@ class _Reader:
 
     def read(self, entries: Sequence[Entry]) -> list[Decision]:
         decisions: list[Decision] = []
-        for entry in sorted(entries, key=lambda e: e.id not in self.shown.stories):  # candidates take what is left
+        mine = self._without_leftovers(entries)
+        for entry in sorted(mine, key=lambda e: e.id not in self.shown.stories):  # candidates take what is left
             shipped = entry.id in self.shown.stories
             decisions += [*(self._story(entry) if shipped else self._candidate(entry, decisions))]
         for id_ in self.shown.stories.keys() - {entry.id for entry in entries}:
             wanted = f"Wanted `- [ ] `{id_}` ...` with a box that holds no bracket; `[- REASON]` bans a story."
             self._say(entries[0], f"no line of story {id_} can be read in its card's block", wanted)
         return decisions
+
+    def _without_leftovers(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Leaves out what a merge kept of an older block beside the new one: its stories are no edits of today's.
+
+        Where two branches changed a block, git leaves lines of both, with conflict marks or as a union.
+        """
+        times = Counter(entry.id for entry in entries)
+
+        def is_left(entry: Entry) -> bool:
+            story = self.shown.stories.get(entry.id)
+            old = not entry.box if story is None else clean(entry.text) in story.before
+            return times[entry.id] > 1 and old
+
+        return [entry for entry in entries if not is_left(entry)]
 
     def _story(self, entry: Entry) -> Iterator[Decision]:
         story, found = self.shown.stories[entry.id], clean(entry.text)

@@ -89,8 +89,10 @@ def read_lock(data: bytes, *, checked: bool = False) -> Lock:
                 if sound and not whole:
                     sound, what = False, f"the line of card '{line.card}' is not as a build wrote it"
                 elif sound and line.card in lines:
-                    sound, what = False, f"card '{line.card}' stands in a line above already"
+                    later = _later(lines[line.card], line)
+                    sound, what = later is not None, f"card '{line.card}' stands in a line above already"
                     cure = "Keep the line of the branch whose card and packs you keep, and delete the other."
+                    line = later or line
                 lines[line.card] = line
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             sound = False
@@ -99,6 +101,19 @@ def read_lock(data: bytes, *, checked: bool = False) -> Lock:
     if problems:
         raise InputError(problems)
     return Lock(lines, settings)
+
+
+def _later(one: Line, other: Line) -> Line | None:
+    """Returns which of two lines of a card was made from the other; None where neither was.
+
+    A union of two branches keeps both where one made a card anew and the other added one beside it.
+    """
+    return next((line for line, old in ((one, other), (other, one)) if _follows(line, old)), None)
+
+
+def _follows(line: Line, old: Line) -> bool:
+    texts = {story.slot: (story.text, *story.before) for story in line.stories}
+    return all(story.text in texts.get(story.slot, ()) for story in old.stories)
 
 
 def _digest_of(raw: bytes, told: str) -> bool:

@@ -147,6 +147,44 @@ def test_ticked_candidate_that_is_pinned_already_keeps_its_slot() -> None:
     assert read("[x] `a-1.c7` Bảy.", reviews=reviews) == ([], [])
 
 
+MERGED = """\
+- [ ] `a-1.1` Một.
+- [ ] `a-1.2` Hai.
+
+<!-- a-1 01234567; a-1.1: pinned -->
+- [ ] `a-1.1` Xưa.
+- [x] `a-1.2` Hai.
+
+<!-- a-1 89abcdef; a-1.1: pinned -->
+
+- [ ] `a-1.c7` Bảy.
+- [ ] `a-1.c7` Bảy khác.
+"""
+"""One branch banned the first story, `Xưa.`, and the other one approved the second: git leaves what both wrote."""
+
+
+@pytest.mark.parametrize("marks", ["<=>", ""])
+def test_what_a_merge_left_of_an_older_block_is_no_edit(marks: str) -> None:
+    text = "".join(line for line in MERGED.splitlines(keepends=True) if marks or line[:1] not in "<=>")
+    reviews = Reviews((Decision("a-1", "approve", "Hai."),))
+    assert form_decisions(text, SHOWN, reviews, "stories.md") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("[ ] `a-1.1` Một.", "[x] `a-1.1` Một.", ("approve", "Một.", 0)),
+        ("[ ] `a-1.1` Một.", "[ ] `a-1.1` Một rưỡi.", ("edit", "Một rưỡi.", 1)),
+        ("[ ] `a-1.c7` Bảy.", "[1] `a-1.c7` Bảy.", ("pin", "Bảy.", 1)),
+    ],
+)
+def test_decision_in_what_a_merge_left_is_read(old: str, new: str, told: tuple[Any, ...]) -> None:
+    reviews = Reviews((Decision("a-1", "approve", "Hai."),))
+    decisions, problems = form_decisions(MERGED.replace(old, new), SHOWN, reviews, "stories.md")
+    assert [(d.kind, d.text, d.slot) for d in decisions] == [told]
+    assert problems == []
+
+
 def test_form_shows_box_figures_changes_and_candidates() -> None:
     shown = form_card(CARD, STORIES, OTHERS, Reviews())
     assert [(s["box"], s["note"]) for s in shown["stories"]] == [

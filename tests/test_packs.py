@@ -117,10 +117,30 @@ def test_line_that_is_none_is_named(raw: bytes) -> None:
         read_lock(data)
 
 
-def test_card_with_two_lines_is_named() -> None:
-    data = lock_bytes(Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES}))
+def test_card_with_two_lines_of_which_neither_follows_the_other_is_named() -> None:
+    settings = {digest(VALUES): VALUES}
+    one = lock_bytes(Lock({"a-1": line("a-1")}, settings))
+    other = lock_bytes(Lock({"a-1": line("a-1", stories=(Story("a-1.1", "Khác."),))}, settings)).splitlines()[1]
     with pytest.raises(InputError, match="lock.jsonl:3: card 'a-1' stands in a line above already"):
-        read_lock(data + data.splitlines()[1] + b"\n")
+        read_lock(one + other + b"\n")
+
+
+def test_line_that_a_merge_repeats_counts_once() -> None:
+    lock = Lock({"a-1": line("a-1")}, {digest(VALUES): VALUES})
+    data = lock_bytes(lock)
+    assert read_lock(data + data.splitlines()[1] + b"\n") == lock
+
+
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_of_two_lines_that_a_merge_kept_the_later_one_counts(first: str) -> None:
+    settings = {digest(VALUES): VALUES}
+    made = (Story("a-1.1", "Mới.", before=("Cũ.",)), Story("a-1.2", "Hai."))
+    new = Lock({"a-1": line("a-1", stories=made)}, settings)
+    old = Lock({"a-1": line("a-1", stories=(Story("a-1.1", "Cũ."), Story("a-1.2", "Hai.")))}, settings)
+    head, newer = lock_bytes(new).splitlines()
+    rows = [newer, lock_bytes(old).splitlines()[1]]
+    data = b"\n".join([head, *(rows if first == "new" else rows[::-1]), b""])
+    assert read_lock(data) == new
 
 
 def test_lock_that_breaks_off_is_named() -> None:
