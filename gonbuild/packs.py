@@ -11,7 +11,7 @@ from typing import Any
 
 from gonbuild.errors import InputError, Problem
 from gonbuild.records import TYPES, Card, Deck, Story, canonical, digest
-from gonbuild.sources import clean, fault
+from gonbuild.sources import clean, fault, in_order
 
 LOCK = "build/stories.lock.jsonl"
 PACKS = "build/packs"
@@ -99,7 +99,7 @@ def read_lock(data: bytes, *, checked: bool = False) -> Lock:
         if not sound:
             problems.append(Problem(f"{LOCK}:{number}", what or f"is no line of a lock: {_excerpt(raw)}", cure))
     if problems:
-        raise InputError(problems)
+        raise InputError(in_order(problems, LOCK))
     return Lock(lines, settings)
 
 

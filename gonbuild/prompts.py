@@ -9,7 +9,7 @@ from typing import Any
 from gonbuild.errors import InputError, Problem
 from gonbuild.records import END, Card, Prompt, digest
 from gonbuild.rendering import RENDERER
-from gonbuild.sources import decode, read_bytes
+from gonbuild.sources import decode, read_bytes, short
 
 SYSTEM, CARD, CHAT, PACK, REPORT = "system.txt", "card.txt", "chat.jinja", "pack.md.jinja", "report.html.jinja"
 TEMPLATE_BYTES = 1 << 20
@@ -57,7 +57,7 @@ class Templates:
         if completion == story:
             raise InputError(Problem(where, "nothing ends the assistant's turn", "Write <|end|> after the content."))
         if (stop := completion.removeprefix(story)) != END:
-            raise InputError(Problem(where, f"ends the assistant's turn with '{stop}'", f"Wanted {END}."))
+            raise InputError(Problem(where, f"ends the assistant's turn with '{short(stop)}'", f"Wanted {END}."))
         return stop
 
     def render(self, name: str, **values: Any) -> str:

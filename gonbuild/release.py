@@ -14,7 +14,7 @@ from gonbuild.making import context, refused_slots
 from gonbuild.records import Card, Story
 from gonbuild.reviews import Decision, Reviews
 from gonbuild.settings import Settings
-from gonbuild.sources import fault
+from gonbuild.sources import fault, short
 from gonbuild.workspace import Workspace
 
 _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
@@ -117,7 +117,7 @@ def _accepted(release: Release) -> Iterator[Problem]:
 
 def _stale(release: Release) -> Iterator[Problem]:
     for pin, card in release.reviews.stale(release.cards):
-        what = f"{pin.kind} of {card.id}.{pin.slot} is stale: it was made for '{pin.effect}'"
+        what = f"{pin.kind} of {card.id}.{pin.slot} is stale: it was made for '{short(pin.effect)}'"
         yield Problem(pin.where, what, f"The card says '{card.effect}': pin another text, or take it back.")
 
 

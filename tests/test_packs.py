@@ -155,6 +155,12 @@ def test_all_bad_lines_are_named_at_once() -> None:
     assert len(e.value.problems) == 3
 
 
+def test_bad_lines_without_end_are_counted() -> None:
+    with pytest.raises(InputError, match="has 950 more problems") as e:
+        read_lock(b"\n" * 1000)
+    assert len(e.value.problems) == 51
+
+
 def test_json_pack_has_the_documented_form() -> None:
     pack = json.loads(render()["stories.json"])
     assert pack["schema"] == 1
