@@ -137,14 +137,16 @@ def _is_list(value: Any) -> bool:
 
 def _wrong_shapes(base: Base, folder: Path, config: dict[str, Any]) -> Iterator[Problem]:
     """Says where the matrices do not fit the base; PEFT would only warn of missing ones, and take others silently."""
+    path = folder / WEIGHTS
     try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
+        with safe_open(path, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no dict
     except Exception as e:  # safetensors has an error class of its own, and file errors come as OSError
-        if trouble := disk_trouble(e, FAILING):
-            raise MachineError(
-                Problem(folder.name, f"{WEIGHTS} cannot be read: {trouble}", "Is the disk sound?")
-            ) from e
+        # Whatever the system says of opening a file, safetensors says that there is none.
+        lost = "it cannot be opened" if isinstance(e, FileNotFoundError) and path.exists() else ""
+        if trouble := disk_trouble(e, FAILING) or lost:
+            what = f"{WEIGHTS} cannot be read: {trouble}"
+            raise MachineError(Problem(folder.name, what, "Is the disk sound?")) from e
         yield Problem(folder.name, f"{WEIGHTS} cannot be read: {e}", CURE)
         return
     wanted = {}

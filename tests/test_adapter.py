@@ -12,6 +12,7 @@ from tiny import write_tiny_base
 from torch.utils.data import DataLoader
 from trl import SFTConfig, SFTTrainer
 
+from gonbuild import adapter
 from gonbuild.adapter import attach_adapter, detach_adapter
 from gonbuild.base import locate_base
 from gonbuild.disk import seal
@@ -396,6 +397,15 @@ def test_adapter_with_a_matrix_missing_is_refused(base, copy):
 def test_cut_adapter_is_refused(base, copy):
     (copy / "adapter_model.safetensors").write_bytes(weights(copy)[:-10])
     with pytest.raises(InputError, match="adapter_model.safetensors cannot be read"):
+        attach_adapter(base, copy)
+
+
+def test_adapter_that_the_disk_does_not_give_is_no_mistake_of_the_adapter(base, copy, monkeypatch):
+    def refused(*_):
+        raise FileNotFoundError("No such file or directory: adapter_model.safetensors")  # whatever went wrong
+
+    monkeypatch.setattr(adapter, "safe_open", refused)
+    with pytest.raises(MachineError, match="cannot be read: it cannot be opened. Is the disk sound"):
         attach_adapter(base, copy)
 
 

@@ -119,7 +119,7 @@ def test_every_example_survives_the_chat_format():
 
 
 def test_labels_without_end_take_no_time():
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(InputError, match="the text has no 'Hiệu ứng: ...'"):
         parse_card_text("Tên thẻ: A. Loại: Bảo Vệ. " + "Tên thẻ: " * 60_000)
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 8  # 1 s alone on a machine; each label's text copied anew: minutes

@@ -222,9 +222,9 @@ def test_words_are_compared_word_by_word() -> None:
 
 def test_texts_of_many_words_are_shown_whole() -> None:
     long = "và " * 20_000
-    began = time.process_time()
+    began = time.thread_time()
     (part,) = word_diff(long, f"x {long}")
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1
     assert (part["same"], part["old"], part["new"]) == ("", long.strip(), f"x {long}".strip())
 
 

@@ -402,7 +402,7 @@ def test_attack_is_refused_in_words(case: Case, game: Path, capsys: pytest.Captu
     before = inputs(game)
     capsys.readouterr()
     name, *flags = case.command.split()
-    began = time.process_time()
+    began = time.thread_time()
     code = main([name, "--root", str(game), *flags], lambda root, _profile: opened(Path(root), real=case.real))
     told = capsys.readouterr()
     said = told.out + told.err
@@ -412,7 +412,7 @@ def test_attack_is_refused_in_words(case: Case, game: Path, capsys: pytest.Captu
     assert "internal error" not in said
     assert all(c.isprintable() or c == "\n" for c in said)
     assert not any(word in said for word in NEVER)
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
     assert inputs(game) == before
 
 

@@ -64,7 +64,7 @@ def test_names_and_numbers_are_known_words():
 
 
 def test_long_run_of_marks_inside_a_word_takes_no_time():
-    began = time.process_time()
+    began = time.thread_time()
     assert words("“" * 60_000 + "lá" + "!" * 60_000 + "a” và") == ["lá" + "!" * 60_000 + "a", "và"]
     assert words("!" * 60_000) == []
-    assert time.process_time() - began < 1  # a pattern tried anew from each mark took 20 s
+    assert time.thread_time() - began < 1  # a pattern tried anew from each mark took 20 s

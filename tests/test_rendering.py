@@ -42,10 +42,10 @@ def renderer() -> Iterator[Renderer]:
 def test_bomb_is_an_error_within_a_second_and_the_next_template_renders(renderer: Renderer, name: str) -> None:
     text, said = BOMBS[name]
     renderer.render(NAME, "warm", 10, {})
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(InputError, match=f"^{NAME}(:1)?: .*({said})"):
         renderer.render(NAME, text, 1000, {"n": 1})
-    assert time.process_time() - began < 0.2  # of this process: the other one has its own limit
+    assert time.thread_time() - began < 0.2  # of this process: the other one has its own limit
     assert renderer.render(NAME, "{{ n }}", 10, {"n": "Sông"}) == "Sông"
 
 

@@ -148,17 +148,17 @@ def test_message_quotes_a_long_value_or_name_in_short(tmp_path: Path) -> None:
 def test_many_mistakes_are_counted_and_take_no_time(tmp_path: Path) -> None:
     keys = "".join(f"key-{n} = 1\n" for n in range(5_000))
     (tmp_path / "pyproject.toml").write_text(f"[tool.gonbuild.packs]\n{keys}")
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(InputError, match="pyproject.toml:2: unknown setting 'packs.key-0'") as e:
         load_settings(tmp_path)
     assert len(e.value.problems) == 51
-    assert time.process_time() - began < 2  # each mistake looked through all lines: 20 s
+    assert time.thread_time() - began < 2  # each mistake looked through all lines: 20 s
 
 
 def test_url_of_colons_takes_no_time() -> None:
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(InputError, match="Wanted a URL"):
         parse_settings({"cache": {"remote": "x y://" + ":" * 60_000}})
     with pytest.raises(InputError, match="Wanted no password in a URL"):
         parse_settings({"cache": {"remote": "s3://lan:" + ":" * 60_000 + "@x"}})
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from torture import builds, crashes, crowds, damage, faults, troubles
-from torture.outcome import Outcome
+from torture.outcome import Note, Outcome, named, outcome
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("cc"), reason="wants Linux and a C compiler"
@@ -32,6 +32,11 @@ def test_it_holds(name: str) -> None:
     outcome = run(count, 1, 2)
     assert outcome.failures == ()
     assert outcome.tried >= count
+
+
+def test_notes_are_counted_and_what_did_not_hold_is_named() -> None:
+    lines = [*named("case 1", [Note("exit 0"), "left behind"]), *named("case 2", [Note("exit 0"), Note("exit 3")])]
+    assert outcome(2, lines, "ends: ") == Outcome(2, ("case 1: left behind",), "ends: exit 0 2, exit 3 1")
 
 
 def found_wrong(what: str, _case: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 import fcntl
 import random
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,20 +9,17 @@ from pathlib import Path
 from gonbuild.store import KINDS, Store
 from torture import builds
 from torture.builds import UPDATES, Before, Ended
-from torture.outcome import Outcome
+from torture.outcome import Note, Outcome, named, outcome
 
 TITLE = "SIGKILL at a random moment of a build, once to three times, then a build"
 FULL = 500
 UNFINISHED = ("quarantine", "training")
-NOTE = "note: "
 
 
 def run(count: int, seed: int, jobs: int) -> Outcome:
     """Every other case is on a tiny real base, the others on fake models; half begin with packs that are there."""
     lines = builds.preloaded(partial(work, seed), range(count), jobs)
-    phases = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-    told = ", ".join(f"{phase} {n:,}" for phase, n in phases.most_common())
-    return Outcome(count, tuple(line for line in lines if not line.startswith(NOTE)), f"killed: {told}")
+    return outcome(count, lines, "killed: ")
 
 
 def work(seed: int, case: int) -> list[str]:
@@ -31,8 +27,7 @@ def work(seed: int, case: int) -> list[str]:
     rng = random.Random(f"{seed} {case}")
     before = builds.before(real=case % 2 == 1, built=rng.random() < 0.5)
     with before.copy() as root:
-        found = list(_case(rng, before, root, real=case % 2 == 1))
-    return [line if line.startswith(NOTE) else f"case {case}: {line}" for line in found]
+        return named(f"case {case}", _case(rng, before, root, real=case % 2 == 1))
 
 
 def _case(rng: random.Random, before: Before, root: Path, *, real: bool) -> Iterator[str]:
@@ -46,9 +41,9 @@ def _case(rng: random.Random, before: Before, root: Path, *, real: bool) -> Iter
         if ended.code not in (0, -9):
             yield f"a build ended with {ended.code}: {ended.said}"
         if ended.code == 0:
-            yield f"{NOTE}too late"
+            yield Note("too late")
             break
-        yield f"{NOTE}{_phase(ended)}"
+        yield Note(_phase(ended))
         yield from after_kill(root, before)
     last = builds.run(root, real=real)
     if last.code != 0 or last.said:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from torture import builds
-from torture.outcome import Outcome
+from torture.outcome import Outcome, named
 
 TITLE = "8 builds at the same time, in one checkout or sharing a store"
 FULL = 50
@@ -36,8 +36,8 @@ def work(_seed: int, case: int) -> list[str]:
             env = {"GONBUILD_CACHE": str(store)}
         starts_at = time.monotonic() + 0.3
         waiting = [builds.start(r, real=real, env=env, starts_at=starts_at) for r in roots]
-        found = list(_case([wait() for wait in waiting], roots, before))
-    return [f"round {case}{', shared' if shared else ''}{', real' if real else ''}: {line}" for line in found]
+        name = f"round {case}{', shared' if shared else ''}{', real' if real else ''}"
+        return named(name, _case([wait() for wait in waiting], roots, before))
 
 
 def _case(ended: list[builds.Ended], roots: list[Path], before: builds.Before) -> Iterator[str]:

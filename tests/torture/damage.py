@@ -6,7 +6,6 @@ import io
 import random
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +17,10 @@ from gonbuild import packs
 from gonbuild.cli import main
 from gonbuild.store import MANIFEST, Store
 from torture.builds import edit, litter, shipped
-from torture.outcome import Outcome, spread
+from torture.outcome import Note, Outcome, named, outcome, spread
 
 TITLE = "flipped bits, cuts and other damage to a cache entry, the lock or a pack file"
 FULL = 5_000
-NOTE = "note: "
 KEPT: list[tempfile.TemporaryDirectory[str]] = []
 """Of the scenarios, until this process ends."""
 
@@ -30,9 +28,7 @@ KEPT: list[tempfile.TemporaryDirectory[str]] = []
 def run(count: int, seed: int, jobs: int) -> Outcome:
     """Builds in this process with fake models, whose stories depend on every byte of the adapter."""
     lines = spread(partial(work, seed), range(count), jobs)
-    seen = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-    told = ", ".join(f"{what} {n:,}" for what, n in sorted(seen.items()))
-    return Outcome(count, tuple(line for line in lines if not line.startswith(NOTE)), told)
+    return outcome(count, lines)
 
 
 def work(seed: int, case: int) -> list[str]:
@@ -46,8 +42,7 @@ def work(seed: int, case: int) -> list[str]:
         damaged = damage(rng, whole)
         place.write_bytes(damaged)
         path = place.relative_to(root).as_posix()
-        found = list(_case(scenario, root, path, whole))
-    return [line if line.startswith(NOTE) else f"case {case}, {path}: {line}" for line in found]
+        return named(f"case {case}, {path}", _case(scenario, root, path, whole))
 
 
 def damage(rng: random.Random, whole: bytes) -> bytes:
@@ -76,11 +71,11 @@ def _case(scenario: "Scenario", root: Path, path: str, whole: bytes) -> Iterator
         yield f"check ended with {code}: {said}"
     code, said = command(root, "stories")
     if code == 2 and not in_cache:
-        yield f"{NOTE}{_what(path)} reported"
+        yield Note(f"{_what(path)} reported")
         if shipped(root) != before or path not in said:
             yield f"reported wrongly: {said}"
         return
-    yield f"{NOTE}{_what(path)} mended"
+    yield Note(f"{_what(path)} mended")
     # Lines that the lock lost as a whole are cards without stories, which are made anew.
     lost = path == packs.LOCK and whole.startswith(before[path]) and before[path].endswith(b"\n")
     if code != 0 or (shipped(root) != scenario.wanted and not lost):

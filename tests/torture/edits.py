@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,12 @@ from fakes import FakeModels, clause, make_project, open_project
 
 from gonbuild import packs
 from gonbuild.records import REGIONS, TYPES, Candidate, Request
-from torture.outcome import Outcome, spread
+from torture.outcome import Note, Outcome, outcome, spread
 
 TITLE = "random edits of one card: text, place, id, count, examples; a card more or less"
 FULL = 200
 CHAIN = 20
 """Edits that go on from each other's result."""
-NOTE = "note: "
 SETTINGS = "[tool.gonbuild.filters]\nmax_diversity_bleu = 60.0\nmax_novelty_bleu = 80.0\n"
 
 WHO = (
@@ -58,9 +56,7 @@ def run(count: int, seed: int, jobs: int, models: type[FakeModels] = Writer) -> 
     """Makes chains of edits, each on a project of its own."""
     starts = range(0, count, CHAIN)
     lines = spread(partial(work, seed, count, models), starts, jobs)
-    done = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-    told = ", ".join(f"{what} {n}" for what, n in sorted(done.items()))
-    return Outcome(count, tuple(line for line in lines if not line.startswith(NOTE)), told)
+    return outcome(count, lines)
 
 
 def work(seed: int, count: int, models: type[FakeModels], start: int) -> list[str]:
@@ -84,7 +80,7 @@ def work(seed: int, count: int, models: type[FakeModels], start: int) -> list[st
             open_project(root, models()).build()
             after = records(root)
             changed = {card for card in {*before, *after} if before.get(card) != after.get(card)}
-            found.append(f"{NOTE}{edit}")
+            found.append(Note(edit))
             if changed != touched:
                 how = f"edit {number}, {edit}{', without a cache' if fresh else ''}"
                 found.append(f"{how}: {sorted(changed)} changed, {sorted(touched)} wanted")

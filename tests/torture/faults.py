@@ -2,20 +2,18 @@
 
 import errno
 import random
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from torture import builds
 from torture.builds import Before
-from torture.outcome import Outcome
+from torture.outcome import Note, Outcome, named, outcome
 
 TITLE = "a fault at each operation of a build on the project's files, one by one"
 FULL = 100_000
 """More than there are: all."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EINTR, errno.EACCES)
-NOTE = "note: "
 
 
 def run(count: int, seed: int, jobs: int) -> Outcome:
@@ -29,9 +27,7 @@ def run(count: int, seed: int, jobs: int) -> Outcome:
     if count < len(chosen):
         chosen = [*rng.sample(cheap, min(count - few, len(cheap))), *rng.sample(dear, min(few, len(dear)))]
     lines = builds.preloaded(partial(work, chosen), range(len(chosen)), jobs)
-    ends = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-    told = ", ".join(f"{end} {n:,}" for end, n in sorted(ends.items()))
-    return Outcome(len(chosen), tuple(line for line in lines if not line.startswith(NOTE)), told)
+    return outcome(len(chosen), lines)
 
 
 def _count(_case: int) -> list[str]:
@@ -42,16 +38,15 @@ def work(cases: list[tuple[int, int, bool]], case: int) -> list[str]:
     """Runs one case; returns what did not hold, and a note of how it ended."""
     at, error, real = cases[case]
     before = builds.before(real=real, built=True)
-    with before.copy() as root:
-        found = list(_case(before, root, at, error, real=real))
     name = f"operation {at}{' of the real base' if real else ''}, {errno.errorcode[error]}"
-    return [line if line.startswith(NOTE) else f"{name}, {line}" for line in found]
+    with before.copy() as root:
+        return named(name, _case(before, root, at, error, real=real))
 
 
 def _case(before: Before, root: Path, at: int, error: int, *, real: bool) -> Iterator[str]:
     ended = builds.run(root, real=real, at=at, error=error)
     found = builds.shipped(root)
-    yield f"{NOTE}exit {ended.code}"
+    yield Note(f"exit {ended.code}")
     if ended.code == 3:
         if len(ended.said) != 1 or "internal error" in ended.said[0]:
             yield f"{ended.failed}: said {ended.said}"

@@ -194,23 +194,15 @@ def _nested(rng: Random) -> str:
 
 def _warped(value: Any, rng: Random) -> Any:
     """Returns a JSON value with one of its nodes changed, gone or doubled."""
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        at = rng.choice([*value] if isinstance(value, dict) else range(len(value)))
         act = rng.random()
         if act < 0.75:
-            value[key] = _warped(value[key], rng)
-        elif act < 0.85:
-            del value[key]
-        else:
-            value[rng.choice((rng.choice(WORDS), _token(rng)))] = rng.choice((value[key], _json(rng)))
-        return value
-    if isinstance(value, list) and value and rng.random() < 0.85:
-        at = rng.randrange(len(value))
-        act = rng.random()
-        if act < 0.7:
             value[at] = _warped(value[at], rng)
-        elif act < 0.8:
+        elif act < 0.85:
             del value[at]
+        elif isinstance(value, dict):
+            value[rng.choice((rng.choice(WORDS), _token(rng)))] = rng.choice((value[at], _json(rng)))
         else:
             value += [copy.deepcopy(value[at]) for _ in range(rng.choice((1, 3, 60)))]
         return value

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,10 @@ from gonbuild.reviews import REVIEWS
 from torture import edits
 from torture.damage import command
 from torture.edits import Decks, Writer
-from torture.outcome import Outcome, spread
+from torture.outcome import Note, Outcome, named, outcome, spread
 
 TITLE = "git: two branches that add cards and decide, merged"
 FULL = 50
-NOTE = "note: "
 SETTINGS = "[tool.gonbuild.filters]\nmax_diversity_bleu = 95.0\nmax_novelty_bleu = 80.0\n"
 """Two branches that know nothing of each other can draw stories that are alike, which `check` then says."""
 
@@ -29,17 +27,14 @@ SETTINGS = "[tool.gonbuild.filters]\nmax_diversity_bleu = 95.0\nmax_novelty_bleu
 def run(count: int, seed: int, jobs: int) -> Outcome:
     """Each merge is of a repository of its own; a third of the branches decide on stories too."""
     lines = spread(partial(work, seed), range(count), jobs)
-    seen = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-    told = ", ".join(f"{what} {n}" for what, n in sorted(seen.items()))
-    return Outcome(count, tuple(line for line in lines if not line.startswith(NOTE)), told)
+    return outcome(count, lines)
 
 
 def work(seed: int, case: int) -> list[str]:
     """Runs one merge; returns what did not hold, and notes of how it went."""
     rng = random.Random(f"{seed} {case}")
     with tempfile.TemporaryDirectory() as name:
-        found = list(_case(rng, Path(name) / "game", decides=case % 3 == 0))
-    return [line if line.startswith(NOTE) else f"merge {case}: {line}" for line in found]
+        return named(f"merge {case}", _case(rng, Path(name) / "game", decides=case % 3 == 0))
 
 
 def _case(rng: random.Random, root: Path, *, decides: bool) -> Iterator[str]:
@@ -77,7 +72,7 @@ def _case(rng: random.Random, root: Path, *, decides: bool) -> Iterator[str]:
 def _checked(root: Path, wanted: set[str]) -> Iterator[str]:
     shutil.rmtree(root / "build" / "cache", ignore_errors=True)
     code, said = command(root, "check")
-    yield f"{NOTE}{'check passed at once' if code == 0 else 'packs were rendered anew'}"
+    yield Note("check passed at once" if code == 0 else "packs were rendered anew")
     if code not in (0, 1):
         yield f"check ended with {code}: {said}"
     models = Writer()

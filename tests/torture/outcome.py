@@ -3,7 +3,8 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,8 +21,26 @@ class Outcome:
     """What was counted or measured on the way, for the table."""
 
 
+class Note(str):
+    """A line of a case that tells what was seen on the way; its other lines tell what did not hold."""
+
+    __slots__ = ()
+
+
+def named(case: str, lines: Iterable[str]) -> list[str]:
+    """Puts a case's name before what did not hold in it."""
+    return [line if isinstance(line, Note) else f"{case}: {line}" for line in lines]
+
+
+def outcome(tried: int, lines: Sequence[str], told: str = "") -> Outcome:
+    """Counts the notes of all cases, after what else is told, and keeps the other lines as failures."""
+    seen = Counter(line for line in lines if isinstance(line, Note))
+    counts = ", ".join(f"{what} {n:,}" for what, n in sorted(seen.items()))
+    return Outcome(tried, tuple(line for line in lines if not isinstance(line, Note)), told + counts)
+
+
 def spread(work: Callable[[int], list[str]], cases: Iterable[int], jobs: int) -> list[str]:
-    """Returns the failures of all cases, in their order; `work` takes a case's number and is importable by name.
+    """Returns the lines of all cases, in their order; `work` takes a case's number and is importable by name.
 
     With one job everything runs in this process.
     """

@@ -7,27 +7,23 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from torture import builds
 from torture.builds import Before, Ended
-from torture.outcome import Outcome
+from torture.outcome import Note, Outcome, named, outcome
 
 TITLE = "small and read-only disks, vanishing folders, wrong clocks"
 FULL = 96
-NOTE = "note: "
 YEAR = 365 * 24 * 3600
 
 
 def run(count: int, seed: int, jobs: int) -> Outcome:
     """Goes round the troubles with fake models and a tiny real base in turn, with packs that are there and without."""
     lines = builds.preloaded(partial(work, seed), range(count), jobs)
-    ends = Counter(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-    told = ", ".join(f"{end} {n:,}" for end, n in sorted(ends.items()))
-    return Outcome(count, tuple(line for line in lines if not line.startswith(NOTE)), told)
+    return outcome(count, lines)
 
 
 def work(seed: int, case: int) -> list[str]:
@@ -39,14 +35,14 @@ def work(seed: int, case: int) -> list[str]:
         try:
             found = list(TROUBLES[name](rng, before, root, real))
         except subprocess.CalledProcessError:
-            found = [f"{NOTE}not tried: no right to mount"]
+            found = [Note("not tried: no right to mount")]
     what = f"case {case}, {name}{', real' if real else ''}{', built' if built else ''}"
-    return [f"{NOTE}{name} {line.removeprefix(NOTE)}" if line.startswith(NOTE) else f"{what}: {line}" for line in found]
+    return named(what, (Note(f"{name} {line}") if isinstance(line, Note) else line for line in found))
 
 
 def _ended(ended: Ended, before: Before, root: Path) -> Iterator[str]:
     """Yields what is wrong with an end that may be exit 3, one line and no change, or the right packs."""
-    yield f"{NOTE}exit {ended.code}"
+    yield Note(f"exit {ended.code}")
     found = builds.shipped(root)
     if ended.code == 3:
         if len(ended.said) != 1 or "internal error" in ended.said[0]:
@@ -89,7 +85,7 @@ def full_disk(rng: random.Random, before: Before, root: Path, real: bool) -> Ite
                 if (Path(name) / "build").exists():
                     shutil.copytree(Path(name) / "build", root / "build", dirs_exist_ok=True)
             except shutil.Error:  # not even the earlier packs fit
-                yield f"{NOTE}too small to begin"
+                yield Note("too small to begin")
                 return
             yield from _ended(builds.run(root, real=real), before, root)
 
@@ -127,7 +123,7 @@ def vanishing(rng: random.Random, before: Before, root: Path, real: bool) -> Ite
     thread.start()
     ended = wait()
     thread.join()
-    yield f"{NOTE}exit {ended.code}"
+    yield Note(f"exit {ended.code}")
     if ended.code not in (0, 3) or any("internal error" in line for line in ended.said):
         yield f"exit {ended.code}: {ended.said}"
     yield from _next(before, root, real=real)
