@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gonbuild.errors import InputError, Problem
-from gonbuild.fields import CARD_ID, Reader, Schema, json_value, known, lacking, text_field
+from gonbuild.fields import CARD_ID, EFFECT, STORY, TITLE, Reader, Schema, json_value, known, lacking, text_field
 from gonbuild.nodes import Node, read_yaml
 from gonbuild.records import TYPES, Card, Deck
 from gonbuild.sources import DEVICE_NAMES, decode, in_order, places, read_bytes, short
@@ -26,13 +26,13 @@ def _mapping(fields: Mapping[str, Schema], *optional: str) -> Schema:
 _STORIES: Schema = {
     "description": "Stories that a person wrote; they are training data.",
     "type": "array",
-    "items": text_field("One or two sentences that tell the effect.", maxLength=2000),
+    "items": text_field("One or two sentences that tell the effect.", maxLength=STORY),
     "minItems": 1,
 }
 _FACTS = {
-    "name": text_field("The card's name as the game prints it.", maxLength=100),
+    "name": text_field("The card's name as the game prints it.", maxLength=TITLE),
     "type": text_field("The card's type.", enum=list(TYPES)),
-    "effect": text_field("The card's effect as the game prints it; its stories tell it.", maxLength=500),
+    "effect": text_field("The card's effect as the game prints it; its stories tell it.", maxLength=EFFECT),
 }
 _COUNT = {"description": "How many stories to ship, else `selection.stories`.", "type": "integer"}
 _CARD = _mapping(
@@ -41,7 +41,7 @@ _CARD = _mapping(
     "stories",
 )
 _CARDS = {"description": "The deck's cards, in the order of its pack.", "type": "array", "items": _CARD, "minItems": 1}
-_DECK = _mapping({"deck": text_field("The deck's title.", maxLength=100), "cards": _CARDS})
+_DECK = _mapping({"deck": text_field("The deck's title.", maxLength=TITLE), "cards": _CARDS})
 _EXAMPLE = _mapping({**_FACTS, "stories": _STORIES})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gonbuild.errors import InputError, Problem
 from gonbuild.language import fold
-from gonbuild.reviews import APPROVE, BAN, NAME, RATING, REVIEWS, SLOTS, Decision, parse_reviews
+from gonbuild.reviews import APPROVE, BAN, LIMITS, RATING, REVIEWS, SLOTS, Decision, parse_reviews
 from gonbuild.sources import clean, fault, short
 
 HEAD = b"# What people decided on the stories, a line each: `gonbuild review` writes it, and so may you.\n"
@@ -43,18 +43,19 @@ def checked(decision: Decision) -> Decision:
     Raises:
         InputError: a text is empty where one is needed, or holds what may not reach a model or a reader.
     """
-    texts: dict[str, Any] = {
-        name: clean(getattr(decision, name)) for name in ("text", "effect", "replaces", "reason", "by")
-    }
+    texts: dict[str, Any] = {name: clean(getattr(decision, name)) for name in LIMITS}
     problems = [Problem("", f"the {name} {wrong}") for name, text in texts.items() if (wrong := fault(text))]
     if not texts["text"]:
         problems.append(Problem("", f"a {decision.kind} has no text", "Wanted one or two sentences."))
     if decision.kind == BAN and not texts["reason"]:
         problems.append(Problem("", "a ban has no reason", "Wanted a few words: the next reader asks why."))
-    if len(texts["by"]) > NAME:
-        problems.append(
-            Problem("", f"the reviewer's name has {len(texts['by'])} characters", f"Wanted at most {NAME}.")
+    problems += [
+        Problem(
+            "", f"the {'name' if name == 'by' else name} has {len(texts[name])} characters", f"Wanted at most {most}."
         )
+        for name, most in LIMITS.items()
+        if len(texts[name]) > most
+    ]
     if decision.ships and not 1 <= decision.slot <= SLOTS:
         problems.append(Problem("", f"no slot {decision.slot}", f"Wanted one from 1 to {SLOTS}."))
     if problems:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Schema = Mapping[str, Any]
 
+STORY, EFFECT, TITLE = 2_000, 500, 100
+"""Characters at most of a story, of an effect or a reason, and of a card's or a deck's name."""
+
 
 def text_field(description: str, **more: Any) -> Schema:
     """Returns the schema of a text that is not empty."""

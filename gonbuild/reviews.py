@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gonbuild.errors import Problem, near, one_of
-from gonbuild.fields import CARD_ID, Reader, Schema, text_field
+from gonbuild.fields import CARD_ID, EFFECT, STORY, Reader, Schema, text_field
 from gonbuild.language import fold, sentences, words
 from gonbuild.records import Card
 from gonbuild.sources import decode, in_order, short
@@ -26,6 +26,8 @@ CRITERIA = ("sense", "card", "effect", "language")
 SLOTS = 50
 NAME = 64
 """Characters of a reviewer's name at most."""
+LIMITS: Mapping[str, int] = {"text": STORY, "replaces": STORY, "effect": EFFECT, "reason": EFFECT, "by": NAME}
+"""Field of a decision -> characters at most."""
 
 
 _SCORE = {"type": "integer", "minimum": 1, "maximum": 5}
@@ -43,21 +45,33 @@ _SCORES: Schema = {
     "additionalProperties": False,
 }
 _SLOT = {"description": "Which of the card's stories it is.", "type": "integer", "minimum": 1, "maximum": SLOTS}
-_EFFECT = text_field("The card's effect when this was decided; with another one the pin is stale.")
+_EFFECT = text_field("The card's effect when this was decided; with another one the pin is stale.", maxLength=EFFECT)
+
+
+def _text(description: str) -> Schema:
+    return text_field(description, maxLength=STORY)
+
+
 _OWN: Mapping[str, tuple[Mapping[str, Schema], tuple[str, ...]]] = {
-    PIN: ({"pin": text_field("This text ships, word for word."), "slot": _SLOT, "effect": _EFFECT}, ()),
+    PIN: ({"pin": _text("This text ships, word for word."), "slot": _SLOT, "effect": _EFFECT}, ()),
     EDIT: (
         {
-            "edit": text_field("This wording of a person ships, word for word."),
+            "edit": _text("This wording of a person ships, word for word."),
             "slot": _SLOT,
             "effect": _EFFECT,
-            "replaces": text_field("The text that was edited."),
+            "replaces": _text("The text that was edited."),
         },
         (),
     ),
-    APPROVE: ({"approve": text_field("This text may ship.")}, ()),
-    BAN: ({"ban": text_field("Neither this text nor a near copy of it ships."), "reason": text_field("Why not.")}, ()),
-    RATING: ({"rating": text_field("The text that is rated."), "scores": _SCORES}, ("by",)),
+    APPROVE: ({"approve": _text("This text may ship.")}, ()),
+    BAN: (
+        {
+            "ban": _text("Neither this text nor a near copy of it ships."),
+            "reason": text_field("Why not.", maxLength=EFFECT),
+        },
+        (),
+    ),
+    RATING: ({"rating": _text("The text that is rated."), "scores": _SCORES}, ("by",)),
 }
 _CARD: Schema = {**CARD_ID, "description": "Id of the card."}
 _BY = text_field("Who decided.", maxLength=NAME)

@@ -60,7 +60,7 @@ def clause(prompt: str) -> str:
     effect = prompt.partition("Hiệu ứng: ")[2].split("<|end|>")[0]
     if len(effect.split()) < 2:  # a template of a test may leave it out
         return "mọi người đều vui"
-    sign, points, region = effect[0], effect[1], effect.split()[-1]
+    sign, points, region = effect[0], effect[1], effect.split()[-1][:80]  # a model's tokens have an end
     return f"{region} {'tăng' if sign == '+' else 'mất'} {points} điểm"
 
 

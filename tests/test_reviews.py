@@ -108,6 +108,10 @@ def test_no_decision_is_no_mistake(text: str) -> None:
          "Type the letter again."),
         (f"- {{card: a-1, approve: x, by: {'L' * 65}}}", ":1:31: approve of card 'a-1': by has 65 characters. "
          "Wanted at most 64."),
+        (f"- {{card: a-1, approve: {'x' * 2001}}}", ":1:24: approve of card 'a-1': approve has 2001 characters. "
+         "Wanted at most 2000."),
+        (f"- {{card: a-1, ban: x, reason: {'x' * 501}}}", ":1:31: ban of card 'a-1': reason has 501 characters. "
+         "Wanted at most 500."),
         ("<<<<<<< HEAD", ":1: a conflict marker of git, '<<<<<<< HEAD'. "
          "Keep the lines that you want of both sides, and delete the marker."),
     ],
@@ -288,8 +292,10 @@ def test_ban_without_a_reason_and_text_that_nobody_sees_are_refused() -> None:
         checked(Decision("a-1", "ban", "x", reason="  "))
     with pytest.raises(InputError, match="the text has an invisible character"):
         checked(Decision("a-1", "approve", "x\u200b"))
-    with pytest.raises(InputError, match="the reviewer's name has 65 characters. Wanted at most 64"):
+    with pytest.raises(InputError, match="the name has 65 characters. Wanted at most 64"):
         checked(Decision("a-1", "approve", "x", by="L" * 65))
+    with pytest.raises(InputError, match="the text has 2001 characters. Wanted at most 2000"):
+        checked(Decision("a-1", "approve", "x" * 2001))
     with pytest.raises(InputError, match="no slot 51. Wanted one from 1 to 50"):
         checked(pin(slot=51))
     with pytest.raises(InputError, match="a pin has no text"):

@@ -282,6 +282,8 @@ def _toml(stage: Any, name: str, rng: Random) -> str:
         ))  # fmt: skip
     if isinstance(value, bool):
         return rng.choice(("true", "false"))
+    if name == "candidates":  # up to 1,024 are allowed, which is 4 s of work for three cards
+        return str(rng.choice((1, 3, value, 10 * value)))
     if isinstance(value, int):
         return str(rng.choice((value, value + 1, value // 2, 1, 0, 3, 10 * value, 1024)))
     if isinstance(value, float):
