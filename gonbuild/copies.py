@@ -1,12 +1,10 @@
-"""Owns finding what came into a project by another way than a build: copies among stories, a committed cache.
+"""Owns finding copies among the stories that ship, which come into a project by another way than a build.
 
 A build chose the stories apart, but examples are added later, branches are merged, and a lock may come from a stranger.
 Since no change to one card may change another's stories, people decide what becomes of copies.
 """
 
-import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from gonbuild.errors import Problem
 from gonbuild.filters import StoryIndex, novelty, reference, shipped
@@ -18,26 +16,11 @@ from gonbuild.workspace import Workspace
 PACK = f"{PACKS}/stories.json"
 
 
-def shipped_copies(ws: Workspace) -> list[Problem]:
-    """Returns what `novelty`, `reference` and `diversity` say against shipped stories that nobody accepted.
+def shipped_copies(ws: Workspace) -> Iterator[Problem]:
+    """Yields what `novelty`, `reference` and `diversity` say against shipped stories that nobody accepted.
 
-    Remembered in the store, since reading the training stories takes a second or two.
+    Reading the training stories takes a second or two: `Workspace.copies` remembers what was found.
     """
-    found = ws.store.memo("copies", ws.shipped_inputs(ws.lock_bytes), lambda: [vars(problem) for problem in _find(ws)])
-    return [Problem(**problem) for problem in found]
-
-
-def committed(root: Path, folder: str) -> int:
-    """Counts the files of a folder that git tracks; none where there is no git."""
-    command = ["git", "-C", str(root), "ls-files", "-z", "--", folder]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return done.stdout.count(b"\0")
-
-
-def _find(ws: Workspace) -> Iterator[Problem]:
     ctx = context(ws, {})
     told = [(card, story) for card in ws.library.cards for story in ws.stories(card.id)]
     open_ = {story.id for card, story in told if not ws.reviews.accepts(card.id, story.text)}

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -101,6 +102,16 @@ def links_out(root: Path, names: Iterable[str]) -> list[Problem]:
 
 def _within(home: str, link: Path) -> bool:
     return link.exists() and os.path.commonpath([home, os.path.realpath(link)]) == home
+
+
+def committed(root: Path, folder: str) -> int:
+    """Counts the files of a folder that git tracks; none where there is no git."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", folder]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return done.stdout.count(b"\0")
 
 
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:

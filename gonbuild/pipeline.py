@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gonbuild import packs
 from gonbuild.base import locate_base
 from gonbuild.decisions import told
-from gonbuild.disk import folder_aside, links_out, write_all_aside, write_aside
+from gonbuild.disk import committed, folder_aside, links_out, write_all_aside, write_aside
 from gonbuild.drawing import Draw, draw_here
 from gonbuild.errors import GonbuildError, InputError, Problem, near
 from gonbuild.models import Models
@@ -143,12 +143,10 @@ class Project:
         Raises:
             InputError: as `plan`.
         """
-        from gonbuild.copies import committed, shipped_copies
-
         if self.store.root == self.root / CACHE and (files := committed(self.root, CACHE)):
             what = f"{files} of its files are committed, and a cache of somebody's is not to be trusted"
             return [Problem(CACHE, what, f"`git rm -r --cached {CACHE}` takes them out.")]
-        return shipped_copies(self.workspace())
+        return self.workspace().copies
 
     def check_release(self) -> tuple[list[Problem], list[str]]:
         """Returns what stands against a release of the packs, beside their being stale, and notes that do not.

@@ -358,6 +358,12 @@ class Workspace:
         found: dict[str, dict[str, str]] = self.store.memo("refused", inputs, self._find_refused)
         return found
 
+    @cached_property
+    def copies(self) -> list[Problem]:
+        """What stands against shipped stories as near copies: `copies.shipped_copies` says which."""
+        found = self.store.memo("copies", self.shipped_inputs(self.lock_bytes), self._find_copies)
+        return [Problem(**told) for told in found]
+
     def shipped_inputs(self, lock: bytes) -> dict[str, Any]:
         """Everything that decides whether the stories of a lock pass."""
         return {
@@ -372,6 +378,11 @@ class Workspace:
         from gonbuild.making import refused_slots
 
         return refused_slots(self)
+
+    def _find_copies(self) -> list[dict[str, str]]:
+        from gonbuild.copies import shipped_copies
+
+        return [vars(problem) for problem in shipped_copies(self)]
 
     def render(self, lines: Mapping[str, Line]) -> dict[str, bytes]:
         """Returns every pack file's bytes for the lines of a lock."""

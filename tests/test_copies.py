@@ -1,13 +1,11 @@
 """Stories that became copies after they were chosen: people decide, and no build changes them by itself."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 from fakes import DECK, FakeModels, make_project, open_project
 
-from gonbuild.copies import committed
 from gonbuild.packs import PACKS
 
 
@@ -59,19 +57,3 @@ def test_card_far_from_its_own_examples_is_told_where_that_is_a_filter(tmp_path:
     make_project(tmp_path).build()
     project = make_project(tmp_path, settings="[tool.gonbuild.filters]\nmin_reference_bleu = 99.0\n")
     assert {p.what.partition(": ")[0].partition(" by ")[2] for p in project.check()} == {"reference"}
-
-
-def test_files_that_git_tracks_are_counted(tmp_path: Path) -> None:
-    assert committed(tmp_path, "cache") == 0
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    (tmp_path / "cache" / "a").mkdir(parents=True)
-    for name in ("cache/a/one", "cache/two", "three"):
-        (tmp_path / name).touch()
-    assert committed(tmp_path, "cache") == 0
-    subprocess.run(["git", "-C", tmp_path, "add", "-f", "."], check=True)
-    assert committed(tmp_path, "cache") == 2
-
-
-def test_without_git_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert committed(tmp_path, "cache") == 0

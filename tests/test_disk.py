@@ -17,6 +17,7 @@ from gonbuild.cli import main
 from gonbuild.disk import (
     FAILING,
     SEAL,
+    committed,
     damage,
     disk_trouble,
     file_digests,
@@ -264,3 +265,19 @@ def test_unreadable_file_is_the_machines_fault_and_no_damage(tmp_path: Path) -> 
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
         damage(tmp_path, files, "beside")
+
+
+def test_files_that_git_tracks_are_counted(tmp_path: Path) -> None:
+    assert committed(tmp_path, "cache") == 0
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "cache" / "a").mkdir(parents=True)
+    for name in ("cache/a/one", "cache/two", "three"):
+        (tmp_path / name).touch()
+    assert committed(tmp_path, "cache") == 0
+    subprocess.run(["git", "-C", tmp_path, "add", "-f", "."], check=True)
+    assert committed(tmp_path, "cache") == 2
+
+
+def test_without_git_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert committed(tmp_path, "cache") == 0
