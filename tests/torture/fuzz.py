@@ -36,12 +36,11 @@ TRIES = 60
 def run(count: int, seed: int, jobs: int) -> Outcome:
     """Runs that many cases in processes of their own, which a case may take down without ending the run."""
     kept = Path(tempfile.mkdtemp(prefix="gonbuild-fuzz-"))
-    guided = count // 5 if count >= GUIDED and find_spec("atheris") else 0
-    cases = count - guided
+    runs = count // 5 // len(KINDS) if count >= GUIDED and find_spec("atheris") else 0
+    cases = count - runs * len(KINDS)
     works: list[Callable[[], list[dict[str, str]]]] = [
         lambda n=n: _cases(kept, seed, range(n, cases, jobs)) for n in range(min(jobs, cases))
     ]
-    runs = guided // len(KINDS)
     works += [lambda name=name: _guided(kept, seed, name, runs) for name in KINDS if runs]
     with ThreadPoolExecutor(jobs) as pool:
         rows = [row for rows in pool.map(lambda work: work(), works) for row in rows]
