@@ -324,7 +324,7 @@ def test_number_of_workers_is_checked() -> None:
 # --- a parent that ends --------------------------------------------------------------------------
 
 SLOW = """\
-import sys, time
+import signal, sys
 from pathlib import Path
 from fakes import DECK, open_project
 from test_crew import Slow
@@ -335,6 +335,7 @@ def load(root, profile):
     return open_project(Path(root))
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would this
     import gonbuild.drawing
     gonbuild.drawing.drawing = lambda settings, workers, ray: Crew(workers, models=Slow)
     sys.exit(main(["stories", "--workers", "2", "--root", sys.argv[1]], load))
