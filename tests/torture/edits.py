@@ -38,17 +38,23 @@ WHERE = (
     "sau buổi chợ phiên", "lúc trăng vừa lên", "giữa cánh đồng mới gặt", "khi cơn mưa vừa dứt", "quanh hồ sen",
     "ở cuối vườn",
 )  # fmt: skip
+AND = (
+    "cùng mấy đứa em họ", "với chiếc nón rách", "mà miệng vẫn hát", "theo tiếng trống ếch", "chẳng quản nắng gắt",
+    "từ lúc gà gáy", "đến khi đèn lên", "như đã hứa hôm qua", "trong tiếng cười giòn", "bằng đôi tay khéo",
+    "thật nhẹ nhàng", "rồi nghỉ uống chè xanh",
+)  # fmt: skip
 
 Card = dict[str, Any]
 Decks = list[list[Card]]
 
 
 class Writer(FakeModels):
-    """A fake with some thousand scenes, so that a dozen cards get different stories."""
+    """A fake with some ten thousand scenes, so that a dozen cards get different stories."""
 
     def _candidate(self, request: Request, index: int, seed: bytes) -> Candidate:
         draw = random.Random(f"{seed.hex()} {request.card} {request.prompt.text} {index}")
-        text = f"{draw.choice(WHO)} {draw.choice(DOES)} {draw.choice(WHERE)}. {clause(request.prompt.text)}."
+        scene = " ".join(draw.choice(part) for part in (WHO, DOES, WHERE, AND))
+        text = f"{scene}. {clause(request.prompt.text)}."
         return Candidate(request.card, index, text, 20, -40.0, -60.0 - draw.random(), ended=True)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from fakes import REPOSITORY, make_project, open_project
 
 from gonbuild import packs
-from gonbuild.reviews import REVIEWS
+from gonbuild.decisions import add_decision
+from gonbuild.reviews import APPROVE, BAN, REVIEWS, Decision
 from torture import edits
 from torture.damage import command
 from torture.edits import Decks, Writer
@@ -20,8 +21,8 @@ from torture.outcome import Note, Outcome, named, outcome, spread
 
 TITLE = "git: two branches that add cards and decide, merged"
 FULL = 50
-SETTINGS = "[tool.gonbuild.filters]\nmax_diversity_bleu = 95.0\nmax_novelty_bleu = 80.0\n"
-"""Two branches that know nothing of each other can draw stories that are alike, which `check` then says."""
+SETTINGS = "[tool.gonbuild.filters]\nmax_diversity_bleu = 95.0\nmax_novelty_bleu = 95.0\n"
+"""Two branches that know nothing of each other can draw or ban stories that are alike, which `check` then says."""
 
 
 def run(count: int, seed: int, jobs: int) -> Outcome:
@@ -46,19 +47,22 @@ def _case(rng: random.Random, root: Path, *, decides: bool) -> Iterator[str]:
     edits._write(root, decks)
     git(root, "init", "-q", "-b", "main")
     _commit(root)
-    wanted = {card["id"] for deck in decks for card in deck}
-    # One branch adds before the middle of a deck and the other after it: lines that touch no git can merge.
-    for branch, half in (("one", range(2)), ("two", range(3, 5))):
+    known = [card["id"] for deck in decks for card in deck]
+    wanted = {*known}
+    rng.shuffle(known)
+    # Each branch adds at places of its own: where both add at one and the same, no git can merge the deck itself.
+    places = [(n, at) for n, deck in enumerate(decks) for at in range(len(deck) + 1)]
+    rng.shuffle(places)
+    for branch in ("one", "two"):
         git(root, "switch", "-q", "-c", branch, "main")
         added: Decks = [[*deck] for deck in decks]
-        for _ in range(rng.randint(1, 3)):
-            deck = rng.choice(added)
-            card = {**edits._card(rng, f"{branch}-{rng.randrange(10**6)}"), "stem": deck[0]["stem"]}
-            deck.insert(rng.choice(half) if branch == "one" else len(deck) - 4 + rng.choice(half), card)
+        for n, at in sorted((places.pop() for _ in range(rng.randint(1, 3))), reverse=True):
+            card = {**edits._card(rng, f"{branch}-{rng.randrange(10**6)}"), "stem": decks[n][0]["stem"]}
+            added[n].insert(at, card)
             wanted.add(card["id"])
         edits._write(root, added)
         if decides:
-            _decide(rng, root, half)
+            _decide(root, known.pop(), known.pop())
         shutil.rmtree(root / "build" / "cache", ignore_errors=True)
         _commit(root)
     merged = git(root, "merge", "-q", "--no-edit", "one", check=False)
@@ -87,15 +91,13 @@ def _checked(root: Path, wanted: set[str]) -> Iterator[str]:
         yield f"cards {sorted(found ^ wanted)} are missing or too many"
 
 
-def _decide(rng: random.Random, root: Path, half: range) -> None:
-    """Approves a story of a card that the other branch does not decide on, and bans a text of it."""
-    lock = open_project(root, Writer()).workspace().lock.lines
-    known = [line for _, line in sorted(lock.items()) if line.stories]
-    line = known[half.start * len(known) // 5 + rng.randrange(2)]
-    decisions = root / REVIEWS
-    text = decisions.read_text("utf-8") if decisions.exists() else ""
-    row = f"- {{card: {line.card}, approve: {json.dumps(line.stories[0].text, ensure_ascii=False)}}}\n"
-    decisions.write_text(text + row, encoding="utf-8")
+def _decide(root: Path, liked: str, disliked: str) -> None:
+    """Approves a story of a card and bans one of another, which is then made anew; no other branch decides on them."""
+    ws = open_project(root, Writer()).workspace()
+    approve = Decision(liked, APPROVE, ws.stories(liked)[0].text)
+    ban = Decision(disliked, BAN, ws.stories(disliked)[0].text, reason="lạ")
+    told = add_decision(add_decision(ws.review_bytes, approve)[0], ban)[0]
+    (root / REVIEWS).write_bytes(told)
 
 
 def _commit(root: Path) -> None:
